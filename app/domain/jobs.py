@@ -1,0 +1,34 @@
+"""The life of a job: which status may follow which, and what an operator may ask for in each.
+
+queued -> running -> succeeded | failed | cancelled; a failed or cancelled job may be queued again (resume keeps its
+resumable state, retry starts over); a running job whose worker died is queued again.
+"""
+
+from app.domain.enums import JobStatus
+from app.domain.errors import ConflictError
+
+_CANCELLABLE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
+_RESTARTABLE = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
+
+HEARTBEAT_SECONDS = 2.0
+"""How often a running job's supervisor writes `heartbeat_at`."""
+
+STALE_AFTER_SECONDS = 15.0
+"""A running job whose heartbeat is older than this has lost its worker."""
+
+RESEND_AFTER_SECONDS = 10.0
+"""A queued job that was last sent longer ago than this is sent again: its message may have been lost."""
+
+MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
+"""A job that dies this often without saving a newer resumable state in between fails for good."""
+
+
+def require_cancellable(status: JobStatus) -> None:
+    if status not in _CANCELLABLE:
+        raise ConflictError(f"A {status.value} job cannot be cancelled; only queued and running jobs can.")
+
+
+def require_restartable(status: JobStatus) -> None:
+    """Resume goes on from the last resumable state (or from the start where none was saved); retry starts over."""
+    if status not in _RESTARTABLE:
+        raise ConflictError(f"A {status.value} job cannot be started again; only failed and cancelled jobs can.")

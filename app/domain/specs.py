@@ -1,0 +1,301 @@
+"""Job specs: the hyperparameters of a run. One model is the form, the stored row and the run (form = row = run).
+
+Every bound is enforced here, and a message names the field. `parse_spec` is the only door.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+from uuid import UUID
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from app.domain.enums import AnalysisKind, Baseline, JobKind, Objective, Precision
+from app.domain.errors import InvalidSpecError
+from app.domain.presets import FINETUNE_PRESETS
+
+Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed; 0 is a seed like any other.")]
+Steps = Annotated[int, Field(ge=1, le=1000, description="Denoising steps out of the model's T (usually 1000).")]
+SamplingSteps = Annotated[Steps, Field(default=40)]
+Name = Annotated[str, Field(min_length=1, max_length=120)]
+
+
+class Spec(BaseModel):
+    """Base of all specs: unknown fields are errors, instances are immutable, NaN and infinity are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class GuidanceSpec(Spec):
+    prompt: str = Field(min_length=1, max_length=300)
+    """Text that CLIP steers x_0_pred toward."""
+    scale: float = Field(gt=0, le=10_000)
+    """Strength of the guidance gradient."""
+
+
+class SampleSpec(Spec):
+    """Draw `n` samples with the seeds `seed ... seed + n - 1`."""
+
+    checkpoint_id: UUID
+    n: int = Field(default=64, ge=1, le=10_000)
+    """How many samples to draw."""
+    seed: Seed = 0
+    steps: Steps = 40
+    eta: float = Field(default=1.0, ge=0, le=1)
+    """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
+    guidance: GuidanceSpec | None = None
+    """Optional CLIP guidance."""
+
+    @model_validator(mode="after")
+    def _seeds_stay_in_range(self) -> Self:
+        if self.seed + self.n > 2**31:
+            raise ValueError("seed + n must stay below 2**31; choose a smaller seed or n")
+        return self
+
+
+class RewardModelSpec(Spec):
+    """Train a Bradley-Terry ensemble on a campaign's preferences."""
+
+    campaign_id: UUID
+    encoder: str | None = Field(default=None, min_length=1, max_length=80)
+    """Frozen image encoder; empty means the configured default."""
+    ensemble: int = Field(default=5, ge=1, le=32)
+    """Number of heads; their disagreement is the uncertainty."""
+    seed: Seed = 0
+
+
+class RewardTerm(Spec):
+    name: str = Field(min_length=1, max_length=80)
+    """A name that GET /rewards lists; `preference` is a learned reward."""
+    weight: float = Field(default=1.0, ge=-1000, le=1000)
+    """Weight in the sum of standardised rewards."""
+    reward_model_id: UUID | None = None
+    """Which learned reward; required for `preference`, refused elsewhere."""
+    params: dict[str, str | float | int | bool] = Field(default_factory=dict, max_length=16)
+    """Settings of this reward, for example `{"quality": 95}`."""
+
+    @model_validator(mode="after")
+    def _preference_names_its_model(self) -> Self:
+        if (self.name == "preference") != (self.reward_model_id is not None):
+            raise ValueError("reward_model_id belongs to the reward 'preference', and that reward needs it")
+        return self
+
+
+def _as_list(value: object) -> object:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+class AdvantageSpec(Spec):
+    baseline: Baseline = Baseline.MEAN
+    """What is subtracted from the reward before it weighs the gradient."""
+    clip: float = Field(default=5.0, gt=0, le=1000)
+    """Standardised advantages are clipped to +/- this."""
+
+
+class LrSpec(Spec):
+    initial: float = Field(default=0.0, ge=0, le=1)
+    """Learning rate of the first update when there is a warm-up."""
+    peak: float = Field(default=1e-4, gt=0, le=1)
+    """Highest learning rate."""
+    warmup: float = Field(default=0.0, ge=0, lt=1)
+    """Share of all updates spent on a linear warm-up."""
+    floor: float | None = Field(default=None, ge=0, le=1)
+    """Last learning rate of the half-cosine decay; empty keeps the peak."""
+
+
+class EvalSpec(Spec):
+    every: int = Field(default=1, ge=1, le=1000)
+    """Evaluate, save a checkpoint and draw the fixed seeds every so many epochs."""
+    n: int = Field(default=16, ge=1, le=1024)
+    """Number of fixed evaluation seeds."""
+    seed: Seed = 650
+
+
+class GuardSpec(Spec):
+    max_kl_nats: float | None = Field(default=None, gt=0)
+    """Stop when the trajectory's KL to the reference policy passes this many nats."""
+    min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
+    """Stop when diversity falls below this share of the reference policy's."""
+    holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
+    """Rewards that are measured but not optimised."""
+
+
+class SdeWindowSpec(Spec):
+    """Only a window of steps is stochastic and trained (MixGRPO); the others run with eta = 0."""
+
+    start: int = Field(default=0, ge=0)
+    """First stochastic step index; 0 is the noisiest step."""
+    length: int = Field(ge=1)
+    """Number of stochastic steps."""
+
+
+class LoraSpec(Spec):
+    """Train low-rank adapters instead of the full weights; they are merged into every saved checkpoint."""
+
+    rank: int = Field(default=8, ge=1, le=256)
+    alpha: float = Field(default=16.0, gt=0, le=1024)
+
+
+class FinetuneSpec(Spec):
+    """DDPO: `epochs` times sample, reward, update."""
+
+    checkpoint_id: UUID
+    reward: Annotated[tuple[RewardTerm, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=8)]
+    """One reward or a weighted list."""
+    preset: str | None = None
+    """A named set of values; fields given beside it win."""
+    epochs: int = Field(default=10, ge=1, le=100_000)
+    samples_per_epoch: int = Field(default=64, ge=2, le=100_000)
+    steps: Annotated[int, Field(ge=2, le=1000)] = 40
+    """Denoising steps of a trajectory."""
+    eta: float = Field(default=1.0, gt=0, le=1)
+    """Must be above 0: without noise a transition has no log-density."""
+    objective: Objective = Objective.IS
+    """`is`: PPO-clipped importance sampling; `sf`: score function, one update a batch of rollouts."""
+    clip_nats: float = Field(default=1.64, gt=0, le=1e6)
+    """PPO clip of the joint log ratio of one transition, in nats."""
+    advantage: AdvantageSpec = AdvantageSpec()
+    kl_coef: float = Field(default=0.0, ge=0, le=1e6)
+    """Weight of the KL penalty to the reference policy (per transition, in nats)."""
+    lr: LrSpec = LrSpec()
+    inner_epochs: int = Field(default=1, ge=1, le=100)
+    """Passes over one epoch's transitions."""
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    """Transitions per forward pass of the update."""
+    updates_per_epoch: int = Field(default=4, ge=1, le=10_000)
+    """Optimiser updates per inner epoch; gradients accumulate over batches in between."""
+    timestep_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Random share of each trajectory's transitions that is trained on."""
+    sde_window: SdeWindowSpec | None = None
+    """Train only a window of steps; empty trains all."""
+    shaping: bool = False
+    """Potential-based shaping with the reward of x_0_pred along the trajectory."""
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    ema: float = Field(default=0.0, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights; 0 is off."""
+    precision: Precision = Precision.FP32
+    lora: LoraSpec | None = None
+    """Train low-rank adapters; empty trains all weights."""
+    gradient_checkpointing: bool = False
+    """Less memory, more time."""
+    seed: Seed = 0
+    eval: EvalSpec = EvalSpec()
+    guard: GuardSpec = GuardSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _merge_preset(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping) or data.get("preset") is None:
+            return data
+        preset = FINETUNE_PRESETS.get(data["preset"])
+        if preset is None:
+            raise ValueError(f"unknown preset {data['preset']!r}; known: {', '.join(sorted(FINETUNE_PRESETS))}")
+        return _deep_merge(preset, data)
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> Self:
+        if self.objective is Objective.SF and self.inner_epochs != 1:
+            raise ValueError("objective 'sf' is on-policy: inner_epochs must be 1 (use objective 'is' for more)")
+        if self.sde_window is not None and self.sde_window.start + self.sde_window.length > self.steps - 1:
+            raise ValueError("sde_window must end before the last step, which is deterministic")
+        if self.lr.initial > self.lr.peak or (self.lr.floor or 0.0) > self.lr.peak:
+            raise ValueError("lr.initial and lr.floor must not exceed lr.peak")
+        return self
+
+
+class EvaluateSpec(Spec):
+    """Mean and standard error of rewards on fixed seeds, for each checkpoint."""
+
+    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
+    rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1, max_length=16)]
+    n: int = Field(default=1000, ge=2, le=10_000)
+    seed: Seed = 650
+    steps: Steps = 40
+    eta: float = Field(default=1.0, ge=0, le=1)
+
+
+class AnalyzeSpec(Spec):
+    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=8)
+    kind: AnalysisKind
+    n: int = Field(default=100, ge=2, le=10_000)
+    seed: Seed = 650
+    steps: Steps = 40
+    eta: float = Field(default=1.0, ge=0, le=1)
+    rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
+
+
+class DiceBearSource(Spec):
+    type: Literal["dicebear"] = "dicebear"
+    style: str = Field(default="critters", pattern=r"^[a-z0-9-]{1,40}$")
+    """A DiceBear style; mind its licence (critters is CC0)."""
+    n: int = Field(default=3000, ge=16, le=200_000)
+
+
+class FolderSource(Spec):
+    type: Literal["folder"] = "folder"
+    path: str = Field(min_length=1, max_length=500)
+    """A folder of images inside the configured models directory."""
+
+
+class PretrainSpec(Spec):
+    """Train a DDPM (Algorithm 1) from scratch or from a checkpoint."""
+
+    data: Annotated[DiceBearSource | FolderSource, Field(discriminator="type")] = DiceBearSource()
+    name: Name = "pretrained"
+    image_size: int = Field(default=64, ge=8, le=512, multiple_of=8)
+    channels: tuple[int, ...] = Field(default=(16, 32, 64, 128), min_length=2, max_length=6)
+    """U-Net channels a level; attention sits at the deepest level."""
+    steps: int = Field(default=2000, ge=1, le=10_000_000)
+    """Optimiser updates."""
+    batch_size: int = Field(default=32, ge=1, le=4096)
+    lr: float = Field(default=6e-4, gt=0, le=1)
+    warmup: int = Field(default=150, ge=0)
+    ema: float = Field(default=0.998, ge=0, lt=1)
+    weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    flip: bool = True
+    """Mirror images at random."""
+    init_checkpoint_id: UUID | None = None
+    """Go on from this checkpoint's weights; empty starts from random ones."""
+    precision: Precision = Precision.FP32
+    seed: Seed = 0
+    save_every: int = Field(default=200, ge=1)
+    """Store a resumable state and a sample sheet every so many updates."""
+
+
+AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec
+
+SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
+    JobKind.SAMPLE: SampleSpec,
+    JobKind.REWARD_MODEL: RewardModelSpec,
+    JobKind.FINETUNE: FinetuneSpec,
+    JobKind.EVALUATE: EvaluateSpec,
+    JobKind.ANALYZE: AnalyzeSpec,
+    JobKind.PRETRAIN: PretrainSpec,
+}
+
+
+def parse_spec(kind: JobKind, payload: Mapping[str, Any]) -> Spec:
+    """Validate `payload` as the spec of `kind`.
+
+    Raises:
+        InvalidSpecError: names every field that is wrong as `spec.<path>`.
+    """
+    try:
+        return SPEC_OF_KIND[kind].model_validate(dict(payload))
+    except ValidationError as error:
+        errors = [
+            {"field": ".".join(["spec", *(str(part) for part in item["loc"])]), "message": item["msg"]}
+            for item in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        fields = ", ".join(item["field"] for item in errors)
+        raise InvalidSpecError(f"The {kind.value} spec is not valid: see {fields}.", errors) from error
+
+
+def _deep_merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in override.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _deep_merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged

@@ -1,0 +1,1 @@
+"""Tastemaker's GPU side: Celery tasks, job handlers and the pure machine-learning core."""
