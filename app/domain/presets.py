@@ -1,4 +1,4 @@
-"""Named finetune settings. `critters-quick` is tuned by measurement on two CPU cores; the thesis's are its Table A.2."""
+"""Named finetune settings. `critters-quick` is tuned by measurement on two CPU cores; the others are the thesis's."""
 
 from typing import Any
 

@@ -1,0 +1,136 @@
+"""Content-addressed storage on any fsspec file system: a blob's name is the SHA-256 of its bytes.
+
+A blob is written under a temporary name and then moved into place, so a name that exists is whole; what is read is
+checked against its name, so a torn or tampered blob is refused.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+from uuid import uuid4
+
+import fsspec
+
+from app.domain.errors import CorruptDataError, NotFoundError, UnavailableError
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_CHUNK = 1 << 20
+
+
+def sha256_of(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+class BlobStore:
+    """Put bytes, get them back by hash."""
+
+    def __init__(self, url: str, *, endpoint_url: str | None = None) -> None:
+        options: dict[str, Any] = {}
+        if url.startswith("s3://") and endpoint_url:
+            options["endpoint_url"] = endpoint_url
+        self._fs, self._root = fsspec.core.url_to_fs(url, **options)
+        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+
+    def put(self, data: bytes) -> str:
+        """Store `data`; storing it again is free. Returns its SHA-256 in hex."""
+        digest = sha256_of(data)
+        if not self.exists(digest):
+            self._write(digest, iter([data]))
+        return digest
+
+    def put_file(self, path: Path) -> str:
+        """Store a file without holding it in memory."""
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+            if not self.exists(digest):
+                stream.seek(0)
+                self._write(digest, iter(lambda: stream.read(_CHUNK), b""))
+        return digest
+
+    def put_json(self, value: Any) -> str:
+        """Store a JSON document in one canonical spelling, so that equal documents have equal names."""
+        return self.put(json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode())
+
+    def get(self, digest: str) -> bytes:
+        """The bytes of a blob.
+
+        Raises:
+            NotFoundError: there is no such blob.
+            CorruptDataError: its bytes do not have this hash.
+        """
+        with self.open(digest) as stream:
+            data: bytes = stream.read()
+        if sha256_of(data) != digest:
+            raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
+        return data
+
+    def get_json(self, digest: str) -> Any:
+        return json.loads(self.get(digest))
+
+    def download(self, digest: str, target: Path) -> None:
+        """Copy a blob to `target`, checking its hash; `target` appears only when whole."""
+        partial = target.with_name(f".{target.name}.{uuid4().hex}")
+        hasher = hashlib.sha256()
+        try:
+            with self.open(digest) as stream, partial.open("wb") as out:
+                while chunk := stream.read(_CHUNK):
+                    hasher.update(chunk)
+                    out.write(chunk)
+            if hasher.hexdigest() != digest:
+                raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def open(self, digest: str) -> BinaryIO:
+        """A readable binary stream. The hash is not checked; use `get` or `download` where it matters."""
+        try:
+            stream: BinaryIO = self._fs.open(self._path(digest), "rb")
+        except FileNotFoundError as error:
+            raise NotFoundError(f"There is no blob {digest[:12]}; it may have been deleted.") from error
+        return stream
+
+    def exists(self, digest: str) -> bool:
+        return bool(self._fs.exists(self._path(digest)))
+
+    def size(self, digest: str) -> int:
+        return int(self._fs.size(self._path(digest)))
+
+    def delete(self, digest: str) -> None:
+        if self.exists(digest):
+            self._fs.rm_file(self._path(digest))
+
+    def check(self) -> None:
+        """Raise UnavailableError unless the store can be written and read."""
+        try:
+            self.get(self.put(b"tastemaker readiness probe"))
+        except Exception as error:
+            raise UnavailableError(f"The blob store at {self._root} cannot be used: {error}") from error
+
+    def _path(self, digest: str) -> str:
+        if not _SHA256.fullmatch(digest):
+            raise NotFoundError("That is not the name of a blob: expected 64 hexadecimal digits.")
+        return f"{self._root}/{digest[:2]}/{digest}"
+
+    def _write(self, digest: str, chunks: Iterator[bytes]) -> None:
+        path = self._path(digest)
+        if not self._is_local:  # object stores publish a key only when the upload is complete
+            with self._fs.open(path, "wb") as stream:
+                for chunk in chunks:
+                    stream.write(chunk)
+            return
+        self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
+        partial = Path(f"{path}.{uuid4().hex}.partial")
+        try:
+            with partial.open("wb") as out:
+                for chunk in chunks:
+                    out.write(chunk)
+                out.flush()
+                os.fsync(out.fileno())
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)

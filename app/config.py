@@ -1,0 +1,116 @@
+"""Settings of a deployment, the only reader of the environment (`TASTEMAKER_*` variables and `.env`)."""
+
+import hashlib
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+_DEMO_SECRET = "demo"  # noqa: S105  (refused outside the demo, see below)
+
+
+class Settings(BaseSettings):
+    """Every setting has a default that works on a laptop; outside the demo a secret is required."""
+
+    model_config = SettingsConfigDict(env_prefix="TASTEMAKER_", env_file=".env", extra="ignore", frozen=True)
+
+    mode: Literal["demo", "production"] = "production"
+    """`demo` is set by `make demo` alone: one person, one machine, bound to 127.0.0.1."""
+    secret_key: SecretStr = SecretStr(_DEMO_SECRET)
+    """Signs cursors and blinds identifiers. At least 32 characters outside the demo."""
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=1, le=65535)
+    base_url: str | None = None
+    """The address that people type, for links and Origin checks behind a proxy, for example https://taste.lab."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Further host names that requests may carry (against DNS rebinding); base_url and loopback always work."""
+
+    data_dir: Path = Path("data")
+    """Root of everything that the embedded default stores."""
+    database_url: SecretStr | None = None
+    """SQLAlchemy URL; empty means SQLite in data_dir. PostgreSQL: postgresql+psycopg://user:password@host/name."""
+    broker_url: SecretStr | None = None
+    """Redis or Valkey URL; empty means the embedded server's socket in data_dir."""
+    blob_url: str | None = None
+    """fsspec URL of the blob store, for example s3://bucket/prefix; empty means data_dir/blobs."""
+    blob_endpoint_url: str | None = None
+    """Endpoint of an S3-compatible store that is not AWS's; credentials come from the usual AWS_* variables."""
+    models_dir: Path | None = None
+    """Folder whose subfolders may be registered as checkpoints; empty means data_dir/models."""
+    weights_dir: Path | None = None
+    """Folder with weights of encoders and classifiers for machines without a hub."""
+
+    encoder: str = "efficientnet-lite0"
+    """Default image encoder of reward models: efficientnet-lite0 (in the package), ViT-B-32 or ViT-L-14."""
+    device: str = "auto"
+    """Where jobs run: auto, cpu, cuda, cuda:1, mps."""
+    sample_batch_size: int = Field(default=16, ge=1, le=4096)
+    """Images per forward pass when sampling."""
+    worker_concurrency: int = Field(default=1, ge=1, le=64)
+    """Jobs that one worker runs at once."""
+
+    lease_seconds: int = Field(default=900, ge=5, le=86_400)
+    """How long a shown pair stays reserved for its rater."""
+    undo_seconds: int = Field(default=3600, ge=0, le=86_400)
+    """How long a vote may be changed or undone."""
+    session_hours: int = Field(default=24 * 14, ge=1, le=24 * 365)
+    max_upload_bytes: int = Field(default=10_000_000, ge=1000)
+    max_event_streams: int = Field(default=200, ge=1)
+    """Open server-sent event streams per web process."""
+
+    @model_validator(mode="after")
+    def _secrets_are_real(self) -> Self:
+        secret = self.secret_key.get_secret_value()
+        if self.mode == "production" and (secret == _DEMO_SECRET or len(secret) < 32):
+            raise ValueError(
+                "TASTEMAKER_SECRET_KEY must be set to at least 32 random characters outside the demo; "
+                "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+            )
+        return self
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        if self.database_url is not None:
+            return self.database_url.get_secret_value()
+        return f"sqlite:///{(self.data_dir / 'tastemaker.sqlite3').absolute()}"
+
+    @property
+    def celery_broker_url(self) -> str:
+        if self.broker_url is not None:
+            return self.broker_url.get_secret_value()
+        return f"redis+socket://{self.valkey_socket}"
+
+    @property
+    def valkey_socket(self) -> Path:
+        """Unix socket of the embedded Valkey server: no port to collide, no network to reach it from."""
+        socket = (self.data_dir / "valkey" / "valkey.sock").absolute()
+        if len(str(socket)) < 100:  # sun_path holds 108 bytes
+            return socket
+        digest = hashlib.sha256(str(socket).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"tastemaker-{digest}" / "valkey.sock"
+
+    @property
+    def blob_root(self) -> str:
+        return self.blob_url or str((self.data_dir / "blobs").absolute())
+
+    @property
+    def models_root(self) -> Path:
+        return (self.models_dir or self.data_dir / "models").absolute()
+
+    @property
+    def cache_dir(self) -> Path:
+        """Scratch that can be deleted at any time: unpacked checkpoints, rendered data sets."""
+        return (self.data_dir / "cache").absolute()
+
+    @property
+    def is_demo(self) -> bool:
+        return self.mode == "demo"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The process's settings, read once."""
+    return Settings()

@@ -1,0 +1,32 @@
+"""All tables; importing this package fills `Base.metadata`."""
+
+from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginToken, User, WebSession
+from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
+from app.db.models.jobs import Job, JobEvent, RewardAvailability
+from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
+from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+
+__all__ = [
+    "ApiToken",
+    "AuditEntry",
+    "Campaign",
+    "CampaignCheckpoint",
+    "CampaignRater",
+    "Checkpoint",
+    "Comparison",
+    "Embedding",
+    "IdempotencyKey",
+    "Job",
+    "JobEvent",
+    "LabelSnapshot",
+    "LoginToken",
+    "Measurement",
+    "Pair",
+    "Preference",
+    "RewardAvailability",
+    "RewardModel",
+    "Sample",
+    "SampleReward",
+    "User",
+    "WebSession",
+]

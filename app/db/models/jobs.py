@@ -1,0 +1,64 @@
+"""Queued work and what it reported. The database is the truth; the broker only carries ids."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, String, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, IdMixin, enum_type
+from app.domain.enums import EventKind, JobKind, JobStatus
+
+
+class Job(IdMixin, Base):
+    __tablename__ = "job"
+    __table_args__ = (Index(None, "created_at", "id"), Index(None, "status", "created_at"))
+
+    kind: Mapped[JobKind] = mapped_column(enum_type(JobKind))
+    name: Mapped[str] = mapped_column(String(120))
+    status: Mapped[JobStatus] = mapped_column(enum_type(JobStatus), default=JobStatus.QUEUED)
+    spec: Mapped[dict[str, Any]]
+    inputs: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    """What was frozen at submission, for example the label snapshot's id."""
+    progress: Mapped[float] = mapped_column(default=0.0)
+    stage: Mapped[str] = mapped_column(String(200), default="")
+    eta_seconds: Mapped[float | None]
+    error: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    attempts: Mapped[int] = mapped_column(default=0)
+    """How often a worker has claimed this job; also the fence that keeps a lost worker from writing."""
+    attempts_without_progress: Mapped[int] = mapped_column(default=0)
+    cancel_requested: Mapped[bool] = mapped_column(default=False)
+    resume_sha256: Mapped[str | None] = mapped_column(String(64))
+    """Blob of the last resumable state."""
+    last_event_seq: Mapped[int] = mapped_column(default=0)
+    created_by: Mapped[UUID | None] = mapped_column(ForeignKey("user_account.id", ondelete="SET NULL"))
+    created_at: Mapped[datetime]
+    sent_at: Mapped[datetime | None]
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    heartbeat_at: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(String(200))
+
+
+class JobEvent(Base):
+    """Append-only log of a job, numbered from 1 without gaps; event streams replay it from any `seq`."""
+
+    __tablename__ = "job_event"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    kind: Mapped[EventKind] = mapped_column(enum_type(EventKind))
+    payload: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime]
+
+
+class RewardAvailability(Base):
+    """The rewards that the workers know, as they last reported them, and whether each can run there."""
+
+    __tablename__ = "reward_availability"
+
+    name: Mapped[str] = mapped_column(String(80), primary_key=True)
+    info: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]

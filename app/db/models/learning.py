@@ -1,0 +1,52 @@
+"""What is learned from votes: frozen label snapshots, reward models, cached embeddings."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.db.base import Base, IdMixin
+
+
+class LabelSnapshot(IdMixin, Base):
+    """The frozen set of preferences that a reward model is trained on: a JSON-lines blob, named by its hash."""
+
+    __tablename__ = "label_snapshot"
+
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaign.id"), index=True)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    n_labels: Mapped[int]
+    created_at: Mapped[datetime]
+
+
+class RewardModel(IdMixin, Base):
+    __tablename__ = "reward_model"
+    __table_args__ = (Index(None, "created_at", "id"),)
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id"), unique=True)
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaign.id"), index=True)
+    snapshot_id: Mapped[UUID] = mapped_column(ForeignKey("label_snapshot.id"))
+    name: Mapped[str] = mapped_column(String(120))
+    encoder: Mapped[str] = mapped_column(String(80))
+    blob_sha256: Mapped[str] = mapped_column(String(64))
+    n_labels: Mapped[int]
+    accuracy: Mapped[float | None]
+    accuracy_low: Mapped[float | None]
+    accuracy_high: Mapped[float | None]
+    human_ceiling: Mapped[float | None]
+    ece: Mapped[float | None]
+    report: Mapped[dict[str, Any]]
+    """Calibration bins, learning curve, seconds."""
+    created_at: Mapped[datetime]
+
+
+class Embedding(Base):
+    """A frozen encoder's features of one image: float32, little-endian."""
+
+    __tablename__ = "embedding"
+
+    encoder: Mapped[str] = mapped_column(String(80), primary_key=True)
+    image_sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
+    vector: Mapped[bytes] = mapped_column(LargeBinary)

@@ -1,0 +1,51 @@
+"""SQL of users, tokens and sessions."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.models import ApiToken, LoginToken, User, WebSession
+
+
+def user_by_name(session: Session, name: str) -> User | None:
+    return session.scalar(select(User).where(User.name == name))
+
+
+def live_token(session: Session, token_hash: str, now: datetime) -> tuple[ApiToken, User] | None:
+    """The token with this hash and its user, unless it is revoked or expired or the user is disabled."""
+    row = session.execute(
+        select(ApiToken, User)
+        .join(User, User.id == ApiToken.user_id)
+        .where(ApiToken.token_hash == token_hash, ApiToken.revoked_at.is_(None), User.disabled_at.is_(None))
+    ).one_or_none()
+    if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
+        return None
+    return row[0], row[1]
+
+
+def live_web_session(session: Session, token_hash: str, now: datetime) -> User | None:
+    return session.scalar(
+        select(User)
+        .join(WebSession, WebSession.user_id == User.id)
+        .where(WebSession.token_hash == token_hash, WebSession.expires_at > now, User.disabled_at.is_(None))
+    )
+
+
+def unused_login_token(session: Session, token_hash: str, now: datetime) -> LoginToken | None:
+    return session.scalar(
+        select(LoginToken)
+        .where(LoginToken.token_hash == token_hash, LoginToken.used_at.is_(None), LoginToken.expires_at > now)
+        .with_for_update()
+    )
+
+
+def end_web_session(session: Session, token_hash: str) -> None:
+    row = session.get(WebSession, token_hash)
+    if row is not None:
+        session.delete(row)
+
+
+def user(session: Session, user_id: UUID) -> User | None:
+    return session.get(User, user_id)

@@ -1,0 +1,53 @@
+"""The composition root of the web process: `create_app` wires settings, stores, routes and error handling together."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
+
+from app import __version__
+from app.adapters.blobs import BlobStore
+from app.adapters.clock import Clock, SystemClock
+from app.adapters.queue import JobQueue
+from app.config import Settings, get_settings
+from app.db.session import Database
+from app.web import api, routes
+from app.web.errors import install_error_handlers
+from app.web.security import install_security
+from app.web.state import AppState
+from app.web.templating import FRONTEND_DIR
+
+
+def create_app(settings: Settings | None = None, *, clock: Clock | None = None) -> FastAPI:
+    """The ASGI application. Needs a migrated database; the broker may be away."""
+    settings = settings or get_settings()
+    database = Database(settings.sqlalchemy_url)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        database.dispose()
+
+    app = FastAPI(
+        title="Tastemaker",
+        version=__version__,
+        summary="Interactive RLHF for diffusion models.",
+        openapi_url="/api/v1/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.tastemaker = AppState(
+        settings=settings,
+        database=database,
+        blobs=BlobStore(settings.blob_root, endpoint_url=settings.blob_endpoint_url),
+        queue=JobQueue(settings.celery_broker_url),
+        clock=clock or SystemClock(),
+    )
+    install_error_handlers(app)
+    install_security(app, settings)
+    app.include_router(api.router)
+    app.include_router(routes.router)
+    app.mount("/static", StaticFiles(directory=FRONTEND_DIR / "static"), name="static")
+    return app

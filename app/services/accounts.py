@@ -1,0 +1,107 @@
+"""Who someone is: users, bearer tokens, browser sessions, one-time login links."""
+
+import hashlib
+import secrets
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.db.models import ApiToken, LoginToken, User, WebSession
+from app.db.queries import accounts as queries
+from app.domain.enums import Role
+from app.domain.errors import ForbiddenError, NotAuthenticatedError
+
+TOKEN_PREFIX = "tm_"  # noqa: S105
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Who is calling, and what they may do: the lesser of the user's role and the token's."""
+
+    user_id: UUID
+    name: str
+    role: Role
+
+    def require(self, needed: Role) -> None:
+        if not self.role.covers(needed):
+            raise ForbiddenError(f"This needs the role {needed.value}; you are signed in as {self.role.value}.")
+
+
+def hash_token(token: str) -> str:
+    """SHA-256 suffices: tokens carry 256 random bits, there is nothing to guess."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def ensure_user(session: Session, name: str, role: Role, now: datetime) -> User:
+    """The user of this name, made if there is none yet."""
+    user = queries.user_by_name(session, name)
+    if user is None:
+        user = User(name=name, role=role, created_at=now)
+        session.add(user)
+        session.flush()
+    return user
+
+
+def create_token(
+    session: Session, user: User, *, name: str, role: Role, now: datetime, expires_at: datetime | None = None
+) -> tuple[ApiToken, str]:
+    """A new bearer token of at most the user's role; the secret half of the result is shown once and never stored."""
+    if not user.role.covers(role):
+        raise ForbiddenError(f"{user.name} is a {user.role.value}; a token cannot carry the role {role.value}.")
+    secret = TOKEN_PREFIX + secrets.token_urlsafe(32)
+    token = ApiToken(
+        user_id=user.id, name=name, role=role, token_hash=hash_token(secret), created_at=now, expires_at=expires_at
+    )
+    session.add(token)
+    session.flush()
+    return token, secret
+
+
+def authenticate_token(session: Session, secret: str, now: datetime) -> Principal:
+    """Raises NotAuthenticatedError for a token that is unknown, revoked or expired."""
+    found = queries.live_token(session, hash_token(secret), now)
+    if found is None:
+        raise NotAuthenticatedError("This token is unknown, revoked or expired; ask an admin for a new one.")
+    token, user = found
+    role = token.role if user.role.covers(token.role) else user.role
+    return Principal(user_id=user.id, name=user.name, role=role)
+
+
+def authenticate_session(session: Session, secret: str, now: datetime) -> Principal | None:
+    user = queries.live_web_session(session, hash_token(secret), now)
+    return None if user is None else Principal(user_id=user.id, name=user.name, role=user.role)
+
+
+def create_login_token(session: Session, user: User, now: datetime, *, valid_for: timedelta) -> str:
+    """A secret for a link that signs one browser in, once."""
+    secret = secrets.token_urlsafe(32)
+    session.add(LoginToken(token_hash=hash_token(secret), user_id=user.id, created_at=now, expires_at=now + valid_for))
+    return secret
+
+
+def redeem_login_token(session: Session, secret: str, now: datetime, *, session_hours: int) -> str:
+    """Use up a login link. Returns the new browser session's secret (the cookie)."""
+    login = queries.unused_login_token(session, hash_token(secret), now)
+    if login is None:
+        raise NotAuthenticatedError("This sign-in link was used before or has expired; ask for a new one.")
+    login.used_at = now
+    return start_web_session(session, login.user_id, now, session_hours=session_hours)
+
+
+def start_web_session(session: Session, user_id: UUID, now: datetime, *, session_hours: int) -> str:
+    secret = secrets.token_urlsafe(32)
+    session.add(
+        WebSession(
+            token_hash=hash_token(secret),
+            user_id=user_id,
+            created_at=now,
+            expires_at=now + timedelta(hours=session_hours),
+        )
+    )
+    return secret
+
+
+def end_web_session(session: Session, secret: str) -> None:
+    queries.end_web_session(session, hash_token(secret))
