@@ -4,10 +4,12 @@ import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.domain.errors import UnavailableError
 
 _DEMO_SECRET = "demo"  # noqa: S105  (refused outside the demo, see below)
 
@@ -61,15 +63,18 @@ class Settings(BaseSettings):
     max_event_streams: int = Field(default=200, ge=1)
     """Open server-sent event streams per web process."""
 
-    @model_validator(mode="after")
-    def _secrets_are_real(self) -> Self:
+    def require_real_secret(self) -> None:
+        """Refuse to serve other people with a secret that anyone could know.
+
+        Raises:
+            UnavailableError: outside the demo, the secret is the default one or short.
+        """
         secret = self.secret_key.get_secret_value()
-        if self.mode == "production" and (secret == _DEMO_SECRET or len(secret) < 32):
-            raise ValueError(
+        if not self.is_demo and (secret == _DEMO_SECRET or len(secret) < 32):
+            raise UnavailableError(
                 "TASTEMAKER_SECRET_KEY must be set to at least 32 random characters outside the demo; "
                 "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
             )
-        return self
 
     @property
     def sqlalchemy_url(self) -> str:

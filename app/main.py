@@ -22,6 +22,7 @@ from app.web.templating import FRONTEND_DIR
 def create_app(settings: Settings | None = None, *, clock: Clock | None = None) -> FastAPI:
     """The ASGI application. Needs a migrated database; the broker may be away."""
     settings = settings or get_settings()
+    settings.require_real_secret()
     database = Database(settings.sqlalchemy_url)
 
     @asynccontextmanager

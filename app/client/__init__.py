@@ -1,1 +1,1 @@
-"""Programs that talk to a running server through its public REST API alone."""
+"""Programs' side of the REST API: a thin client, simulated raters, and the loop that proves the product."""
