@@ -87,8 +87,7 @@ def worker() -> None:
 @app.command()
 def migrate() -> None:
     """Bring the database to the current schema."""
-    database = _database()
-    migrate_database(database)
+    migrate_database(Database(get_settings().sqlalchemy_url))
     typer.echo("The database is up to date.")
 
 
@@ -170,7 +169,7 @@ def _database() -> Database:
     settings: Settings = get_settings()
     if settings.database_url is None and not Path(settings.data_dir).exists():
         raise TastemakerError(
-            f"There is no database in {settings.data_dir}; run `tastemaker demo` or `tastemaker migrate` first, "
+            f"There is no database in {settings.data_dir}; run `make demo` or `tastemaker migrate` first, "
             "or point TASTEMAKER_DATA_DIR at the right folder."
         )
     return Database(settings.sqlalchemy_url)
