@@ -4,8 +4,11 @@ queued -> running -> succeeded | failed | cancelled; a failed or cancelled job m
 resumable state, retry starts over); a running job whose worker died is queued again.
 """
 
-from app.domain.enums import JobStatus
+from app.domain.enums import JobKind, JobStatus
 from app.domain.errors import ConflictError
+
+SUPPORTED_JOB_KINDS = frozenset(JobKind) - {JobKind.ANALYZE}
+"""Kinds that the workers can run; the others are refused when they are submitted."""
 
 _CANCELLABLE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 _RESTARTABLE = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
@@ -18,6 +21,9 @@ STALE_AFTER_SECONDS = 15.0
 
 RESEND_AFTER_SECONDS = 10.0
 """A queued job that was last sent longer ago than this is sent again: its message may have been lost."""
+
+CANCEL_GRACE_SECONDS = 60.0
+"""How long a cancelled job may take to reach its next batch and store its state before its process is ended."""
 
 MAX_ATTEMPTS_WITHOUT_PROGRESS = 3
 """A job that dies this often without saving a newer resumable state in between fails for good."""

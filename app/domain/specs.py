@@ -3,6 +3,7 @@
 Every bound is enforced here, and a message names the field. `parse_spec` is the only door.
 """
 
+import hashlib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -78,6 +79,17 @@ class RewardTerm(Spec):
         if (self.name == "preference") != (self.reward_model_id is not None):
             raise ValueError("reward_model_id belongs to the reward 'preference', and that reward needs it")
         return self
+
+    @property
+    def key(self) -> str:
+        """The name that values of this reward are stored under: its model's id and settings are part of it."""
+        name = self.name if self.reward_model_id is None else f"{self.name}:{self.reward_model_id}"
+        if not self.params:
+            return name
+        settings = ",".join(f"{param}={self.params[param]}" for param in sorted(self.params))
+        if len(name) + len(settings) > 198:  # the column holds 200 characters
+            settings = hashlib.sha256(settings.encode()).hexdigest()
+        return f"{name}({settings})"
 
 
 def _as_list(value: object) -> object:

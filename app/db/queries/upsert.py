@@ -1,0 +1,42 @@
+"""INSERT ... ON CONFLICT for both databases: SQLAlchemy spells it once a dialect."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.orm import Session
+
+from app.db.base import Base
+
+_ROWS_A_STATEMENT = 500  # SQLite allows 32,766 bound values in one statement
+
+
+def insert_or_ignore(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert `rows`, leaving alone those whose key exists already."""
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        chunk = rows[start : start + _ROWS_A_STATEMENT]
+        session.execute(_insert(session, table).values([dict(row) for row in chunk]).on_conflict_do_nothing())
+
+
+def insert_or_update(
+    session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]], *, unless_smaller: str | None = None
+) -> None:
+    """Insert `rows`; a row whose primary key exists replaces the old one's other columns.
+
+    `unless_smaller` names a column: the old row stays where its value there is larger than the new one's.
+    """
+    key = [column.name for column in table.__table__.primary_key]
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        chunk = [dict(row) for row in rows[start : start + _ROWS_A_STATEMENT]]
+        statement = _insert(session, table).values(chunk)
+        changed = {name: statement.excluded[name] for name in chunk[0] if name not in key}
+        where = None
+        if unless_smaller is not None:
+            where = statement.excluded[unless_smaller] >= table.__table__.columns[unless_smaller]
+        session.execute(statement.on_conflict_do_update(index_elements=key, set_=changed, where=where))
+
+
+def _insert(session: Session, table: type[Base]) -> "sqlite.Insert | postgresql.Insert":
+    if session.get_bind().dialect.name == "postgresql":
+        return postgresql.insert(table)
+    return sqlite.insert(table)
