@@ -14,6 +14,7 @@ from app.domain.enums import Role
 from app.domain.errors import ForbiddenError, NotAuthenticatedError
 
 TOKEN_PREFIX = "tm_"  # noqa: S105
+_NOTE_USE_EVERY = timedelta(hours=1)
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Principal:
     user_id: UUID
     name: str
     role: Role
+    token_id: UUID | None = None
+    """The API token that was shown; None for a browser session."""
+    use_is_news: bool = False
+    """Whether the token's last noted use is long enough ago to be noted again."""
 
     def require(self, needed: Role) -> None:
         if not self.role.covers(needed):
@@ -65,8 +70,18 @@ def authenticate_token(session: Session, secret: str, now: datetime) -> Principa
     if found is None:
         raise NotAuthenticatedError("This token is unknown, revoked or expired; ask an admin for a new one.")
     token, user = found
-    role = token.role if user.role.covers(token.role) else user.role
-    return Principal(user_id=user.id, name=user.name, role=role)
+    return Principal(
+        user_id=user.id,
+        name=user.name,
+        role=token.role if user.role.covers(token.role) else user.role,
+        token_id=token.id,
+        use_is_news=token.last_used_at is None or token.last_used_at <= now - _NOTE_USE_EVERY,
+    )
+
+
+def note_token_use(session: Session, token_id: UUID, now: datetime) -> None:
+    """Remember when a token was last used, to the hour: an admin finds the forgotten ones by it."""
+    queries.note_token_use(session, token_id, now)
 
 
 def authenticate_session(session: Session, secret: str, now: datetime) -> Principal | None:

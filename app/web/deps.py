@@ -1,12 +1,16 @@
 """What routes ask for: sessions, the caller, the clock, the stores. Only these session dependencies commit."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlsplit
+from uuid import UUID
 
+from anyio import CancelScope
 from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
 
 from app.adapters.blobs import BlobStore
 from app.adapters.queue import JobQueue
@@ -15,6 +19,7 @@ from app.domain.enums import Role
 from app.domain.errors import ForbiddenError, NotAuthenticatedError
 from app.services import accounts
 from app.services.accounts import Principal
+from app.web.idempotency import claim_key
 from app.web.state import AppState
 
 SESSION_COOKIE = "tastemaker_session"
@@ -32,16 +37,6 @@ State = Annotated[AppState, Depends(get_state)]
 def _read_session(state: State) -> Iterator[Session]:
     with state.database.reader() as session:
         yield session
-
-
-def _write_session(state: State) -> Iterator[Session]:
-    with state.database.writer() as session:
-        yield session
-
-
-# scope="function": the commit happens before the response is sent, so a commit that fails answers 500, not 200
-ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
-WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
 
 
 def _now(state: State) -> datetime:
@@ -66,25 +61,47 @@ Blobs = Annotated[BlobStore, Depends(_blobs)]
 Queue = Annotated[JobQueue, Depends(_queue)]
 
 
-def optional_principal(request: Request, state: State) -> Principal | None:
+_bearer = HTTPBearer(auto_error=False, bearerFormat="tm_...", description="A token from `POST /api/v1/tokens`.")
+
+
+async def optional_principal(
+    request: Request, state: State, _documented: Annotated[object, Depends(_bearer)]
+) -> Principal | None:
     """The caller by bearer token or, for browsers, by session cookie; None without either.
 
     A cookie alone never authorises a change that another site asked for: the request must carry this site's Origin.
     """
-    header = request.headers.get("authorization")
-    with state.database.reader() as session:
-        if header is not None:
-            scheme, _, secret = header.partition(" ")
-            if scheme.lower() != "bearer" or not secret:
-                raise NotAuthenticatedError("The Authorization header must read: Bearer <token>.")
-            return accounts.authenticate_token(session, secret.strip(), state.clock.now())
-        cookie = request.cookies.get(SESSION_COOKIE)
-        if cookie is None:
-            return None
-        principal = accounts.authenticate_session(session, cookie, state.clock.now())
-    if principal is not None and request.method not in _SAFE_METHODS:
+    principal = await run_in_threadpool(identify, request, state)
+    if principal is not None and principal.token_id is not None and principal.use_is_news:
+        async with state.write_slots:
+            await run_in_threadpool(_note_token_use, state, principal.token_id)
+    if principal is not None and principal.token_id is None and request.method not in _SAFE_METHODS:
         require_same_origin(request)
     return principal
+
+
+def identify(request: Request, state: AppState) -> Principal | None:
+    """Who sends this request, as of now.
+
+    Raises:
+        NotAuthenticatedError: the Authorization header is malformed, or its token is unknown, revoked or expired.
+    """
+    header = request.headers.get("authorization")
+    cookie = request.cookies.get(SESSION_COOKIE)
+    if header is None and cookie is None:
+        return None
+    with state.database.reader() as session:
+        if header is None:
+            return accounts.authenticate_session(session, cookie or "", state.clock.now())
+        scheme, _, secret = header.partition(" ")
+        if scheme.lower() != "bearer" or not secret:
+            raise NotAuthenticatedError("The Authorization header must read: Bearer <token>.")
+        return accounts.authenticate_token(session, secret.strip(), state.clock.now())
+
+
+def _note_token_use(state: AppState, token_id: UUID) -> None:
+    with state.database.writer() as session:
+        accounts.note_token_use(session, token_id, state.clock.now())
 
 
 def require_same_origin(request: Request) -> None:
@@ -113,6 +130,26 @@ def _operator(principal: Annotated[Principal, Depends(_principal)]) -> Principal
 def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
     principal.require(Role.ADMIN)
     return principal
+
+
+async def _write_session(
+    request: Request, state: State, caller: Annotated[Principal | None, Depends(optional_principal)]
+) -> AsyncIterator[Session]:
+    async with state.write_slots:
+        session = state.database.new_session(write=True)
+        try:
+            if caller is not None:
+                await run_in_threadpool(claim_key, request, session, caller.user_id, state.clock.now())
+            yield session
+            await run_in_threadpool(session.commit)
+        finally:
+            with CancelScope(shield=True):
+                await run_in_threadpool(session.close)
+
+
+# scope="function": the commit happens before the response is sent, so a commit that fails answers 500, not 200
+ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
+WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
 
 
 MaybePrincipal = Annotated[Principal | None, Depends(optional_principal)]

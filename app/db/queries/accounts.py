@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import ApiToken, LoginToken, User, WebSession
@@ -23,6 +23,10 @@ def live_token(session: Session, token_hash: str, now: datetime) -> tuple[ApiTok
     if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
         return None
     return row[0], row[1]
+
+
+def note_token_use(session: Session, token_id: UUID, now: datetime) -> None:
+    session.execute(update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now))
 
 
 def live_web_session(session: Session, token_hash: str, now: datetime) -> User | None:
