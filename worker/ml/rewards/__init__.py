@@ -1,0 +1,17 @@
+"""Rewards: decoded images in, one number an image out."""
+
+from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardPlugin, Rewards
+from worker.ml.rewards.combined import CombinedReward
+from worker.ml.rewards.registry import build_reward, catalogue
+
+__all__ = [
+    "CheckedReward",
+    "CombinedReward",
+    "Images",
+    "Reward",
+    "RewardInfo",
+    "RewardPlugin",
+    "Rewards",
+    "build_reward",
+    "catalogue",
+]

@@ -1,0 +1,89 @@
+"""What a reward is, how one is described, and the checks that every reward's answer goes through."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from app.domain.errors import InvalidSpecError, JobError
+
+Images = UInt8[np.ndarray, "n h w 3"]
+Rewards = Float[np.ndarray, " n"]
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Decoded images in, one number an image out; higher is what finetuning moves toward."""
+
+    def __call__(self, images: Images) -> Rewards:
+        """Rewards in the order of `images`."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardInfo:
+    """A reward as people see it in a list, and whether it can run on this machine."""
+
+    name: str
+    title: str
+    description: str
+    unit: str
+    direction: str
+    """What a higher reward means, in words; a reward is always maximised."""
+    range: tuple[float | None, float | None]
+    needs: str
+    """What must be there for it to run, in words; empty where nothing is needed."""
+    can_run: bool = True
+    why_not: str | None = None
+
+
+@dataclass(frozen=True)
+class RewardPlugin:
+    """One entry of the registry. Third parties expose one as an entry point of the group `tastemaker.rewards`."""
+
+    describe: Callable[[], RewardInfo]
+    build: Callable[..., Reward]
+    """Called with the term's `params` as keywords; raises InvalidSpecError where they make no sense."""
+
+
+class CheckedReward:
+    """A reward under its name: its answers are finite and of the right shape, or the job ends saying whose were not."""
+
+    def __init__(self, name: str, reward: Reward) -> None:
+        self.name = name
+        self._reward = reward
+
+    def __call__(self, images: Images) -> Rewards:
+        """Rewards as float64.
+
+        Raises:
+            JobError: the reward gave the wrong shape, or a value that is not a finite number.
+        """
+        rewards = np.asarray(self._reward(images), dtype=np.float64)
+        if rewards.shape != (len(images),):
+            raise JobError(
+                f"The reward {self.name!r} returned shape {rewards.shape} for {len(images)} images; "
+                f"it must return one number an image, shape ({len(images)},)."
+            )
+        bad = int(np.count_nonzero(~np.isfinite(rewards)))
+        if bad:
+            raise JobError(
+                f"The reward {self.name!r} is NaN or infinite for {bad} of {len(images)} images; "
+                "fix the reward or take it out of the spec."
+            )
+        return rewards
+
+
+def require_between(name: str, value: object, low: float, high: float) -> float:
+    """`value` as a number in [low, high].
+
+    Raises:
+        InvalidSpecError: names the parameter and its bounds.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise InvalidSpecError(
+            f"The reward parameter {name!r} must be a number from {low:g} to {high:g}, not {value!r}."
+        )
+    return float(value)

@@ -1,0 +1,58 @@
+"""Compressibility and incompressibility (DDPO, arXiv:2305.13301, section 5): the size of the image as a JPEG file."""
+
+import io
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from PIL import Image
+
+from worker.ml.rewards.base import Images, RewardInfo, RewardPlugin, Rewards, require_between
+
+_POOL = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="jpeg")
+
+
+class JpegSize:
+    """`sign` times the encoded size in kB of 1000 bytes. Pillow's encoder releases the GIL, so threads run at once."""
+
+    def __init__(self, *, sign: int, quality: float = 95) -> None:
+        self._sign = sign
+        self._quality = int(require_between("quality", quality, 1, 100))
+
+    def __call__(self, images: Images) -> Rewards:
+        return self._sign * np.fromiter(_POOL.map(self._kilobytes, images), dtype=np.float64, count=len(images))
+
+    def _kilobytes(self, image: np.ndarray) -> float:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=self._quality)
+        return buffer.tell() / 1000
+
+
+def _compressibility() -> RewardInfo:
+    return RewardInfo(
+        name="jpeg_compressibility",
+        title="JPEG compressibility",
+        description="Minus the size of the image as a JPEG file of quality 95 (parameter `quality`).",
+        unit="kB",
+        direction="higher means a smaller file: smoother, plainer images",
+        range=(None, 0.0),
+        needs="",
+    )
+
+
+def _incompressibility() -> RewardInfo:
+    return RewardInfo(
+        name="jpeg_incompressibility",
+        title="JPEG incompressibility",
+        description="The size of the image as a JPEG file of quality 95 (parameter `quality`).",
+        unit="kB",
+        direction="higher means a larger file: richer texture and detail",
+        range=(0.0, None),
+        needs="",
+    )
+
+
+PLUGINS = (
+    RewardPlugin(_compressibility, lambda **params: JpegSize(sign=-1, **params)),
+    RewardPlugin(_incompressibility, lambda **params: JpegSize(sign=1, **params)),
+)
