@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+QUEUE_NAME = "jobs"
+
 
 class JobQueue:
     """A Celery producer. A message is a task name and a job id, in JSON."""
@@ -24,11 +26,25 @@ class JobQueue:
         """Hand the id to the broker. Returns whether it took it: a job row that stays queued is sent again later by
         the reaper, so a broker that is away loses nothing and raises nothing."""
         try:
-            self._app().send_task(kind.task_name, args=[str(job_id)], queue="jobs", retry=False, ignore_result=True)
+            self._app().send_task(kind.task_name, args=[str(job_id)], queue=QUEUE_NAME, retry=False, ignore_result=True)
         except Exception as error:
             logger.warning("broker away, job %s waits in the database: %s", job_id, error)
             return False
         return True
+
+    def waiting(self) -> int:
+        """How many messages no worker has taken yet.
+
+        Raises:
+            UnavailableError: the broker does not answer.
+        """
+        try:
+            with self._app().connection_for_write(connect_timeout=2) as connection:
+                connection.ensure_connection(max_retries=0, timeout=2)
+                channel = connection.default_channel
+                return int(channel.queue_declare(queue=QUEUE_NAME).message_count)
+        except Exception as error:
+            raise UnavailableError(f"The broker does not answer: {error}") from error
 
     def check(self) -> None:
         """Raise UnavailableError unless the broker answers."""

@@ -69,6 +69,15 @@ def heartbeat(session: Session, claim: Claim, now: datetime) -> bool | None:
     )
 
 
+def cancel_requested(session: Session, claim: Claim) -> bool | None:
+    """Whether a cancel was asked for; None where the claim is lost."""
+    return session.scalar(
+        select(Job.cancel_requested).where(
+            Job.id == claim.job_id, Job.status == JobStatus.RUNNING, Job.attempts == claim.attempt
+        )
+    )
+
+
 def append_event(session: Session, job_id: UUID, kind: EventKind, payload: Mapping[str, Any], now: datetime) -> int:
     """Append to the job's log; numbers are handed out by the row itself, so they have no gaps. Returns the number."""
     seq = session.scalar(

@@ -1,7 +1,8 @@
-"""INSERT ... ON CONFLICT for both databases: SQLAlchemy spells it once a dialect."""
+"""Statements over many rows: in chunks that a database accepts, and INSERT ... ON CONFLICT on both of ours."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, TypeVar
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
@@ -10,11 +11,19 @@ from app.db.base import Base
 
 _ROWS_A_STATEMENT = 500  # SQLite allows 32,766 bound values in one statement
 
+T = TypeVar("T")
+
+
+def in_chunks(items: Iterable[T]) -> Iterator[list[T]]:
+    """`items` in lists that are short enough for one statement."""
+    remaining = iter(items)
+    while chunk := list(islice(remaining, _ROWS_A_STATEMENT)):
+        yield chunk
+
 
 def insert_or_ignore(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert `rows`, leaving alone those whose key exists already."""
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        chunk = rows[start : start + _ROWS_A_STATEMENT]
+    for chunk in in_chunks(rows):
         session.execute(_insert(session, table).values([dict(row) for row in chunk]).on_conflict_do_nothing())
 
 
@@ -26,9 +35,8 @@ def insert_or_update(
     `unless_smaller` names a column: the old row stays where its value there is larger than the new one's.
     """
     key = [column.name for column in table.__table__.primary_key]
-    for start in range(0, len(rows), _ROWS_A_STATEMENT):
-        chunk = [dict(row) for row in rows[start : start + _ROWS_A_STATEMENT]]
-        statement = _insert(session, table).values(chunk)
+    for chunk in in_chunks(rows):
+        statement = _insert(session, table).values([dict(row) for row in chunk])
         changed = {name: statement.excluded[name] for name in chunk[0] if name not in key}
         where = None
         if unless_smaller is not None:

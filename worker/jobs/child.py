@@ -1,0 +1,113 @@
+"""The process that runs one attempt at one job: `python -m worker.jobs.child JOB_ID ATTEMPT PARENT_PID`.
+
+It records how the job ended by itself; where it cannot (killed, database away), its supervisor does.
+"""
+
+import ctypes
+import logging
+import os
+import signal
+import sys
+from uuid import UUID
+
+import torch
+from sqlalchemy.exc import OperationalError
+
+from app.adapters.clock import Clock
+from app.config import get_settings
+from app.db.models import Job
+from app.db.queries import jobs as queries
+from app.db.queries.jobs import Claim
+from app.domain.enums import JobStatus
+from app.domain.errors import JobCancelledError, TastemakerError
+from worker.jobs.context import JobContext
+from worker.jobs.fence import Fence, LostClaimError
+from worker.jobs.handlers import handler_of
+from worker.jobs.monitor import JobMonitor
+from worker.jobs.runtime import Runtime, open_runtime
+
+logger = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(job_id: UUID, attempt: int, parent_pid: int) -> None:
+    die_with(parent_pid)
+    settings = get_settings()
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s job {job_id} %(levelname)s %(message)s")
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // settings.worker_concurrency))
+    run_attempt(open_runtime(settings), Claim(job_id, attempt))
+
+
+def run_attempt(runtime: Runtime, claim: Claim) -> None:
+    """Run the job's handler and record the end: rows, status and event in one transaction."""
+    fence = Fence(runtime.database, claim, runtime.clock)
+    try:
+        with fence.transaction() as session:
+            job = session.get_one(Job, claim.job_id)
+        status, error = _run_handler(runtime, fence, job)
+        if status is not JobStatus.SUCCEEDED:
+            with fence.transaction() as session:
+                queries.finish(session, claim.job_id, status, runtime.clock.now(), error=error)
+    except LostClaimError as lost:
+        logger.warning("%s; stopping without a trace", lost)
+
+
+def _run_handler(runtime: Runtime, fence: Fence, job: Job) -> tuple[JobStatus, str | None]:
+    clock: Clock = runtime.clock
+    context = JobContext(
+        settings=runtime.settings,
+        database=runtime.database,
+        blobs=runtime.blobs,
+        clock=clock,
+        fence=fence,
+        monitor=JobMonitor(fence, clock),
+        job=job,
+        device=choose_device(runtime.settings.device),
+    )
+    try:
+        record = handler_of(job.kind)(context)
+        with fence.transaction() as session:
+            result = record(session)
+            queries.finish(session, job.id, JobStatus.SUCCEEDED, clock.now(), result=result)
+    except JobCancelledError as cancelled:
+        context.monitor.log(cancelled.detail)
+        return JobStatus.CANCELLED, None
+    except TastemakerError as failure:
+        return JobStatus.FAILED, failure.detail
+    except (LostClaimError, OperationalError):  # the database is away: the supervisor tries again
+        raise
+    except (torch.OutOfMemoryError, MemoryError):
+        logger.exception("out of memory")
+        return JobStatus.FAILED, "Memory ran out. Lower the batch size or the number of samples, then resume the job."
+    except Exception as bug:
+        logger.exception("unexpected error")
+        return JobStatus.FAILED, (
+            f"Unexpected {type(bug).__name__}: {bug}. This is a defect; the worker's log holds the traceback."
+        )
+    return JobStatus.SUCCEEDED, None
+
+
+def choose_device(setting: str) -> str:
+    """`auto` becomes the best device that torch finds here; anything else is taken as it is."""
+    if setting != "auto":
+        return setting
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def die_with(parent_pid: int) -> None:
+    """Have the kernel kill this process when its worker dies, so that no orphan goes on computing.
+
+    Only Linux can; elsewhere an orphan is stopped by its fence at the next write.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent_pid:  # the worker died before the call above
+            raise SystemExit("the worker is gone")
+
+
+if __name__ == "__main__":
+    main(UUID(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

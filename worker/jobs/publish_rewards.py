@@ -1,0 +1,21 @@
+"""Tells the web process which rewards this worker knows and can run: `python -m worker.jobs.publish_rewards`."""
+
+import dataclasses
+
+from app.config import get_settings
+from app.db.models import RewardAvailability
+from app.db.queries.bulk import insert_or_update
+from worker.jobs.runtime import Runtime, open_runtime
+from worker.ml.rewards import catalogue
+
+
+def publish(runtime: Runtime) -> None:
+    """Write one row a reward; a later report replaces an earlier one."""
+    now = runtime.clock.now()
+    rows = [{"name": info.name, "info": dataclasses.asdict(info), "updated_at": now} for info in catalogue()]
+    with runtime.database.writer() as session:
+        insert_or_update(session, RewardAvailability, rows)
+
+
+if __name__ == "__main__":
+    publish(open_runtime(get_settings()))

@@ -1,0 +1,85 @@
+"""Claims a job and supervises the child process that runs it: heartbeat, cancel, and what to do when it dies."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from uuid import UUID
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.db.queries import jobs as queries
+from app.db.queries.jobs import Claim
+from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS
+from worker.jobs.recovery import recover
+from worker.jobs.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+_LEAVE_SECONDS = 10.0  # how long a child that holds its job no more may take to end by itself
+
+
+def run_job(runtime: Runtime, job_id: UUID) -> None:
+    """Run a queued job to its end. A job that is not queued (a message that came twice) is left alone."""
+    with runtime.database.writer() as session:
+        claim = queries.claim(session, job_id, worker=runtime.name, now=runtime.clock.now())
+    if claim is None:
+        logger.info("job %s is not queued; nothing to do", job_id)
+        return
+    logger.info("job %s: attempt %d begins", job_id, claim.attempt)
+    exit_code = _supervise(runtime, claim)
+    logger.info("job %s: attempt %d ended with exit code %s", job_id, claim.attempt, exit_code)
+    with runtime.database.writer() as session:
+        if runtime.stopping.is_set() and queries.held(session, claim) is not None:
+            message = "The worker was shut down; the job goes on when one is there again."
+            queries.requeue(session, job_id, runtime.clock.now(), message=message, count_attempt=False)
+            return
+        queued_again = recover(session, claim, reason=_how_it_ended(exit_code), now=runtime.clock.now())
+    if queued_again:
+        logger.warning("job %s: %s; queued again", job_id, _how_it_ended(exit_code))
+
+
+def _supervise(runtime: Runtime, claim: Claim) -> int:
+    """Vouch for the child until it ends. Returns its exit code, negative for a signal."""
+    command = [sys.executable, "-m", "worker.jobs.child", str(claim.job_id), str(claim.attempt), str(os.getpid())]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    give_up_at: float | None = None
+    try:
+        while True:
+            try:
+                return child.wait(timeout=HEARTBEAT_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass
+            if runtime.stopping.is_set() or (give_up_at is not None and time.monotonic() > give_up_at):
+                _kill(child)
+                continue
+            try:
+                with runtime.database.writer() as session:
+                    cancel_requested = queries.heartbeat(session, claim, runtime.clock.now())
+            except SQLAlchemyError:  # if this lasts, the reaper takes the job away and the fence does the rest
+                logger.exception("job %s: no heartbeat, the database does not answer", claim.job_id)
+                continue
+            if give_up_at is None and cancel_requested is None:
+                give_up_at = time.monotonic() + _LEAVE_SECONDS
+            elif give_up_at is None and cancel_requested:
+                give_up_at = time.monotonic() + CANCEL_GRACE_SECONDS
+    finally:
+        _kill(child)
+        child.wait()
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    """End the child and whatever it has started, which share a process group."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _how_it_ended(exit_code: int) -> str:
+    if exit_code == -signal.SIGKILL:
+        return "was killed (signal 9), most likely because the machine ran out of memory"
+    if exit_code < 0:
+        return f"was ended by signal {-exit_code} ({signal.Signals(-exit_code).name})"
+    return f"ended with exit code {exit_code} before it could say why"
