@@ -55,7 +55,7 @@ class Database:
         self.engine.dispose()
 
 
-def run_after_commit(session: Session, callback: Callable[[], None]) -> None:
+def run_after_commit(session: Session, callback: Callable[[], object]) -> None:
     """Call `callback` once this session's transaction has committed; a rollback drops it."""
     callbacks = session.info.get(_AFTER_COMMIT)
     if callbacks is None:
@@ -66,7 +66,7 @@ def run_after_commit(session: Session, callback: Callable[[], None]) -> None:
 
 
 def _run_callbacks(session: Session) -> None:
-    callbacks: list[Callable[[], None]] = session.info[_AFTER_COMMIT]
+    callbacks: list[Callable[[], object]] = session.info[_AFTER_COMMIT]
     pending, callbacks[:] = list(callbacks), []
     for callback in pending:
         callback()

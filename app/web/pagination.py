@@ -3,12 +3,13 @@
 import base64
 import binascii
 from datetime import datetime
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Generic, Self, TypeVar
 from uuid import UUID
 
-from fastapi import Query
+from fastapi import Depends, Query
 from pydantic import BaseModel
 
+from app.db.queries.keyset import Position, Slice
 from app.domain.errors import InvalidSpecError
 
 T = TypeVar("T")
@@ -21,13 +22,17 @@ class Page(BaseModel, Generic[T]):
     items: list[T]
     next_cursor: str | None
 
+    @classmethod
+    def of(cls, found: Slice[T]) -> Self:
+        return cls(items=found.items, next_cursor=None if found.end is None else encode_cursor(*found.end))
+
 
 def encode_cursor(created_at: datetime, id: UUID) -> str:
     return base64.urlsafe_b64encode(f"{created_at.isoformat()}|{id}".encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
-    """The (created_at, id) after which the page begins.
+def decode_cursor(cursor: str | None) -> Position | None:
+    """The position after which the page begins.
 
     Raises:
         InvalidSpecError: the cursor was not made by `encode_cursor`.
@@ -40,7 +45,15 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
         after = datetime.fromisoformat(moment)
         if after.tzinfo is None:
             raise ValueError("naive time")
-        return after, UUID(id)
+        return Position(after, UUID(id))
     except (ValueError, binascii.Error) as error:
         message = "Not a cursor of this list; start again without one."
         raise InvalidSpecError(message, [{"field": "cursor", "message": message}]) from error
+
+
+def _position(cursor: Cursor = None) -> Position | None:
+    return decode_cursor(cursor)
+
+
+After = Annotated[Position | None, Depends(_position)]
+"""The decoded `cursor` of a list call."""

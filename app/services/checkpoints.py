@@ -1,0 +1,212 @@
+"""Checkpoints: browse them, register a base, hand out the files."""
+
+import hashlib
+import io
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
+from typing_extensions import Buffer
+
+from app.adapters import checkpoint_store
+from app.adapters.blobs import BlobStore
+from app.config import Settings
+from app.db.models import Checkpoint, Measurement
+from app.db.queries import gallery as queries
+from app.db.queries.keyset import Position, Slice
+from app.domain.bundled import BUNDLED
+from app.domain.enums import CheckpointKind
+from app.domain.errors import ConflictError, CorruptDataError, NotFoundError
+from app.domain.sources import folder_inside, is_hub_id, refused
+
+_CHUNK = 1 << 20
+
+
+class MeasuredReward(BaseModel):
+    """Mean and standard error of a reward over `n` fixed seeds."""
+
+    mean: float
+    sem: float
+    n: int
+
+
+class CheckpointView(BaseModel):
+    """A checkpoint as the API and the pages show it."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    id: UUID
+    name: str
+    kind: CheckpointKind
+    parent_id: UUID | None
+    job_id: UUID | None
+    epoch: int | None
+    created_at: datetime
+    image_size: int
+    """Edge in pixels."""
+    rewards: dict[str, MeasuredReward]
+    diversity: float | None
+    kl_nats: float | None
+    """KL of a trajectory to the reference policy."""
+    tags: list[str]
+    n_samples: int
+    source: str
+    links: dict[str, str] = Field(examples=[{"self": "/api/v1/checkpoints/..."}])
+
+
+@dataclass(frozen=True)
+class StoredSource:
+    """A base model whose files are in the blob store, ready to be registered."""
+
+    name: str
+    source: str
+    manifest_sha256: str
+    image_size: int
+
+
+def list_checkpoints(
+    session: Session, *, parent_id: UUID | None = None, after: Position | None = None, limit: int = 50
+) -> Slice[CheckpointView]:
+    """Newest first; with `parent_id`, what was finetuned from it."""
+    found = queries.checkpoints(session, parent_id=parent_id, after=after, limit=limit)
+    return Slice(views_of(session, found.items), found.end)
+
+
+def get_checkpoint(session: Session, checkpoint_id: UUID) -> CheckpointView:
+    """Raises NotFoundError."""
+    return views_of(session, [require_checkpoint(session, checkpoint_id)])[0]
+
+
+def require_checkpoint(session: Session, checkpoint_id: UUID) -> Checkpoint:
+    """Raises NotFoundError."""
+    row = session.get(Checkpoint, checkpoint_id)
+    if row is None:
+        raise NotFoundError(f"There is no checkpoint {checkpoint_id}; GET /api/v1/checkpoints lists them.")
+    return row
+
+
+def views_of(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
+    measured = queries.measurements(session, [row.id for row in rows])
+    return [_view(row, measured) for row in rows]
+
+
+def store_source(settings: Settings, blobs: BlobStore, *, name: str, source: str) -> StoredSource:
+    """Find, check and store the files behind `source`. Takes time and no transaction; storing twice costs nothing.
+
+    `source` is the name of a bundled model, a folder below the models folder, or a hub id (organisation/model), looked
+    for in that order.
+
+    Raises:
+        InvalidSpecError: there is no such source, or the path is refused.
+        CorruptDataError: the folder is not a checkpoint that can be used; names the file.
+        UnavailableError: the hub cannot be reached.
+    """
+    folder = _find_folder(settings, source)
+    image_size = checkpoint_store.validate_folder(folder).image_size
+    return StoredSource(name, source, checkpoint_store.store_folder(blobs, folder), image_size)
+
+
+def register_base(session: Session, stored: StoredSource, now: datetime) -> CheckpointView:
+    """Make a base checkpoint of stored files. The same files may be registered again under another name.
+
+    Raises:
+        ConflictError: a base of this name exists.
+    """
+    if queries.base_is_named(session, stored.name):
+        raise ConflictError(f"A base checkpoint named {stored.name!r} exists; choose another name, or use that one.")
+    row = Checkpoint(
+        name=stored.name,
+        kind=CheckpointKind.BASE,
+        source=stored.source,
+        manifest_sha256=stored.manifest_sha256,
+        image_size=stored.image_size,
+        tags=[],
+        n_samples=0,
+        created_at=now,
+    )
+    session.add(row)
+    session.flush()
+    return views_of(session, [row])[0]
+
+
+def zip_files(blobs: BlobStore, checkpoint: Checkpoint) -> Iterator[bytes]:
+    """The checkpoint's `diffusers` folder as a zip file, in pieces; equal checkpoints give equal bytes.
+
+    Raises:
+        CorruptDataError: a file does not match its hash; the archive breaks off and cannot be opened.
+    """
+    files = checkpoint_store.manifest_files(blobs, checkpoint.manifest_sha256)
+    out = _Pieces()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, digest in sorted(files.items()):
+            entry = zipfile.ZipInfo(name)
+            entry.file_size = blobs.size(digest)
+            hasher = hashlib.sha256()
+            with blobs.open(digest) as stream, archive.open(entry, "w") as target:
+                while chunk := stream.read(_CHUNK):
+                    hasher.update(chunk)
+                    target.write(chunk)
+                    yield out.take()
+            if hasher.hexdigest() != digest:
+                raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
+    yield out.take()
+
+
+class _Pieces(io.RawIOBase):
+    """A write-only stream that hands on what was written since the last `take`."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Buffer, /) -> int:
+        self._parts.append(bytes(data))
+        return len(self._parts[-1])
+
+    def take(self) -> bytes:
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        return taken
+
+
+def _find_folder(settings: Settings, source: str) -> Path:
+    if source in BUNDLED:
+        return BUNDLED[source]
+    folder = folder_inside(settings.models_root, source, field="source")
+    if folder is not None:
+        return folder
+    if is_hub_id(source):
+        return checkpoint_store.fetch_from_hub(source, settings.cache_dir)
+    raise refused(
+        "source",
+        f"There is no bundled model and no folder of this name in the models folder. Bundled: {', '.join(BUNDLED)}; "
+        "a model on the hub is written organisation/model.",
+    )
+
+
+def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> CheckpointView:
+    path = f"/api/v1/checkpoints/{row.id}"
+    return CheckpointView(
+        id=row.id,
+        name=row.name,
+        kind=row.kind,
+        parent_id=row.parent_id,
+        job_id=row.job_id,
+        epoch=row.epoch,
+        created_at=row.created_at,
+        image_size=row.image_size,
+        rewards={m.name: MeasuredReward(mean=m.mean, sem=m.sem, n=m.n) for m in measured.get(row.id, [])},
+        diversity=row.diversity,
+        kl_nats=row.kl_nats,
+        tags=row.tags,
+        n_samples=row.n_samples,
+        source=row.source,
+        links={"self": path, "lineage": f"{path}/lineage", "download": f"{path}/download"},
+    )

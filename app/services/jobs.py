@@ -1,0 +1,257 @@
+"""Jobs: submit, list, follow, cancel, and start again."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.adapters.blobs import BlobStore
+from app.adapters.queue import JobQueue
+from app.config import Settings
+from app.db.models import Checkpoint, Job, LabelSnapshot
+from app.db.queries import job_lists as queries
+from app.db.queries import jobs as job_queries
+from app.db.queries.keyset import Position, Slice
+from app.db.queries.snapshot import votes_for_snapshot
+from app.db.session import run_after_commit
+from app.domain.enums import Choice, EventKind, JobKind, JobStatus
+from app.domain.errors import InvalidSpecError, NotFoundError
+from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
+from app.domain.specs import (
+    EvaluateSpec,
+    FinetuneSpec,
+    PretrainSpec,
+    RewardModelSpec,
+    SampleSpec,
+    Spec,
+    parse_spec,
+)
+from app.services.accounts import Principal
+from app.services.job_checks import check_references
+from app.services.job_views import JobEventView, JobView, view_event, view_job
+
+_MAX_NAME = 120
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What submitting a job needs beside the job."""
+
+    session: Session
+    settings: Settings
+    blobs: BlobStore
+    queue: JobQueue
+    who: Principal
+    now: datetime
+
+
+def submit(to: Submission, kind: JobKind, payload: Mapping[str, Any], *, name: str | None = None) -> JobView:
+    """Validate, store, and hand the job to the workers once the transaction has committed.
+
+    A broker that is away loses nothing: the job waits in the database, and a worker's reaper sends it later.
+
+    Raises:
+        InvalidSpecError: the spec is not valid, refers to what is not there, or the kind cannot run yet.
+    """
+    if kind not in SUPPORTED_JOB_KINDS:
+        message = f"Jobs of the kind {kind.value!r} cannot run yet; use one of: {_supported_kinds()}."
+        raise InvalidSpecError(message, [{"field": "kind", "message": message}])
+    spec = parse_spec(kind, payload)
+    check_references(to.session, to.settings, spec)
+    inputs: dict[str, Any] = {}
+    if isinstance(spec, RewardModelSpec):
+        inputs["snapshot_id"] = str(_freeze_labels(to, spec.campaign_id).id)
+    job = Job(
+        kind=kind,
+        name=(name or _default_name(to.session, kind, spec))[:_MAX_NAME],
+        status=JobStatus.QUEUED,
+        spec=spec.model_dump(mode="json"),
+        inputs=inputs,
+        progress=0.0,
+        stage="",
+        result={},
+        attempts=0,
+        attempts_without_progress=0,
+        cancel_requested=False,
+        last_event_seq=0,
+        created_by=to.who.user_id,
+        created_at=to.now,
+    )
+    to.session.add(job)
+    to.session.flush()
+    _announce_queued(to.session, to.queue, job, to.now)
+    return view_job(job)
+
+
+def list_jobs(
+    session: Session,
+    *,
+    kind: JobKind | None = None,
+    status: JobStatus | None = None,
+    after: Position | None = None,
+    limit: int = 50,
+) -> Slice[JobView]:
+    """Newest first."""
+    return queries.jobs(session, kind=kind, status=status, after=after, limit=limit).map(view_job)
+
+
+def get_job(session: Session, job_id: UUID) -> JobView:
+    """Raises NotFoundError."""
+    job = session.get(Job, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    return view_job(job)
+
+
+def cancel(session: Session, job_id: UUID, now: datetime) -> JobView:
+    """A queued job ends at once; a running one is asked to stop, and does so after saving a resumable state.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ConflictError: it has ended already.
+    """
+    job = _lock(session, job_id)
+    require_cancellable(job.status)
+    if job.status is JobStatus.QUEUED:
+        job_queries.finish(session, job_id, JobStatus.CANCELLED, now)
+        session.refresh(job)
+    else:
+        job.cancel_requested = True
+        session.flush()
+    return view_job(job)
+
+
+def resume(session: Session, queue: JobQueue, job_id: UUID, now: datetime) -> JobView:
+    """Queue a failed or cancelled job again; it goes on from its last resumable state, or from the start without one.
+
+    Raises:
+        NotFoundError: there is no such job.
+        ConflictError: it is queued, running or has succeeded.
+    """
+    return _queue_again(session, queue, job_id, now, from_start=False)
+
+
+def retry(session: Session, queue: JobQueue, job_id: UUID, now: datetime) -> JobView:
+    """Queue a failed or cancelled job again, from the start. Its log goes on where it was. Raises as `resume` does."""
+    return _queue_again(session, queue, job_id, now, from_start=True)
+
+
+def list_events(session: Session, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[JobEventView]:
+    """The log after an event's number, oldest first.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    if queries.status_of(session, job_id) is None:
+        raise _unknown(job_id)
+    return [view_event(row) for row in queries.events(session, job_id, after=after, limit=limit)]
+
+
+def follow(session: Session, job_id: UUID, *, after: int, limit: int = 500) -> tuple[list[JobEventView], bool]:
+    """The next events, and whether they are the last: the job has ended and its log is read.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    status = queries.status_of(session, job_id)  # before the events: a final status comes after its last event
+    if status is None:
+        raise _unknown(job_id)
+    rows = queries.events(session, job_id, after=after, limit=limit)
+    return [view_event(row) for row in rows], status.is_final and len(rows) < limit
+
+
+def metrics(session: Session, job_id: UUID) -> dict[str, list[Any]]:
+    """The per-epoch series as columns of equal length; a value that an epoch did not report is null.
+
+    An epoch that was repeated after a resume counts as it was last reported.
+
+    Raises:
+        NotFoundError: there is no such job.
+    """
+    if queries.status_of(session, job_id) is None:
+        raise _unknown(job_id)
+    rows = {row.get("epoch"): row for row in queries.metrics(session, job_id)}
+    names = dict.fromkeys(["epoch", *(name for row in rows.values() for name in row)])
+    return {name: [row.get(name) for row in rows.values()] for name in names}
+
+
+def _queue_again(session: Session, queue: JobQueue, job_id: UUID, now: datetime, *, from_start: bool) -> JobView:
+    job = _lock(session, job_id)
+    require_restartable(job.status)
+    job.status = JobStatus.QUEUED
+    job.cancel_requested = False
+    job.attempts_without_progress = 0
+    job.error = None
+    job.finished_at = None
+    job.worker = None
+    if from_start:
+        job.resume_sha256 = None
+        job.progress = 0.0
+        job.stage = ""
+        job.result = {}
+    session.flush()
+    _announce_queued(session, queue, job, now)
+    return view_job(job)
+
+
+def _announce_queued(session: Session, queue: JobQueue, job: Job, now: datetime) -> None:
+    job_queries.append_event(session, job.id, EventKind.STATUS, {"status": JobStatus.QUEUED.value}, now)
+    job.sent_at = now  # the reaper sends it again where this message does not arrive
+    session.flush()
+    kind, job_id = job.kind, job.id
+    run_after_commit(session, lambda: queue.send(kind, job_id))
+
+
+def _freeze_labels(to: Submission, campaign_id: UUID) -> LabelSnapshot:
+    votes = votes_for_snapshot(to.session, campaign_id)
+    if not any(Choice(vote["choice"]).left_share is not None for vote in votes):
+        message = "This campaign has no votes to learn from yet (skips and 'both bad' do not count); rate some pairs."
+        raise InvalidSpecError(message, [{"field": "spec.campaign_id", "message": message}])
+    lines = "".join(json.dumps(vote, sort_keys=True, separators=(",", ":")) + "\n" for vote in votes).encode()
+    snapshot = LabelSnapshot(
+        campaign_id=campaign_id, sha256=to.blobs.put(lines), n_labels=len(votes), created_at=to.now
+    )
+    to.session.add(snapshot)
+    to.session.flush()
+    return snapshot
+
+
+def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
+    match spec:
+        case SampleSpec():
+            return f"Draw {spec.n} from {_checkpoint_name(session, spec.checkpoint_id)}"
+        case RewardModelSpec():
+            campaign = queries.campaign(session, spec.campaign_id)
+            return f"Reward from {campaign.name if campaign else spec.campaign_id}"
+        case FinetuneSpec():
+            rewards: Sequence[str] = [term.name.replace("_", " ") for term in spec.reward]
+            return f"{_checkpoint_name(session, spec.checkpoint_id)} toward {' + '.join(rewards)}"
+        case EvaluateSpec():
+            return f"Evaluate {len(spec.checkpoint_ids)} checkpoints"
+        case PretrainSpec():
+            return f"Pretrain {spec.name}"
+        case _:
+            return kind.value
+
+
+def _checkpoint_name(session: Session, checkpoint_id: UUID) -> str:
+    return session.get_one(Checkpoint, checkpoint_id).name
+
+
+def _lock(session: Session, job_id: UUID) -> Job:
+    job = queries.locked_job(session, job_id)
+    if job is None:
+        raise _unknown(job_id)
+    return job
+
+
+def _unknown(job_id: UUID) -> NotFoundError:
+    return NotFoundError(f"There is no job {job_id}; GET /api/v1/jobs lists them.")
+
+
+def _supported_kinds() -> str:
+    return ", ".join(kind.value for kind in JobKind if kind in SUPPORTED_JOB_KINDS)
