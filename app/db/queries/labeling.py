@@ -1,0 +1,290 @@
+"""SQL of leases and votes.
+
+Whoever leases holds the campaign's row first, so that overlap and budget are counted by one at a time and no two leases
+wait for each other's pairs; on SQLite the whole write transaction is exclusive anyway. Votes lock their lease only.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy.orm import Session, aliased
+
+from app.db.models import Campaign, Comparison, Pair, Preference, RewardModel, Sample
+from app.db.queries.bulk import in_chunks, insert_or_ignore
+from app.domain.enums import Choice
+from app.domain.pairing import REPEAT_DISTANCE, canonical
+
+
+class Place(NamedTuple):
+    """Where a sample is found in constant time."""
+
+    checkpoint_id: UUID
+    ordinal: int
+
+
+@dataclass(frozen=True)
+class BegunPair:
+    """A pair that others have judged or hold, with what its first lease recorded about how it was chosen."""
+
+    samples: tuple[UUID, UUID]
+    first: Comparison
+
+
+def lock_campaign(session: Session, campaign_id: UUID) -> Campaign | None:
+    """The campaign, held until the transaction ends: nobody else leases, gives back or closes meanwhile."""
+    return session.scalar(
+        select(Campaign)
+        .where(Campaign.id == campaign_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+
+
+def lock_comparison(session: Session, comparison_id: UUID) -> Comparison | None:
+    return session.scalar(
+        select(Comparison)
+        .where(Comparison.id == comparison_id)
+        .with_for_update(key_share=True)
+        .execution_options(populate_existing=True)
+    )
+
+
+def get_comparison(session: Session, comparison_id: UUID) -> Comparison | None:
+    return session.get(Comparison, comparison_id)
+
+
+def get_preference(session: Session, comparison_id: UUID) -> Preference | None:
+    return session.get(Preference, comparison_id, populate_existing=True)
+
+
+def votes_given(session: Session, campaign_id: UUID, rater_id: UUID) -> int:
+    n = session.scalar(
+        select(func.count())
+        .select_from(Comparison)
+        .join(Preference, Preference.comparison_id == Comparison.id)
+        .where(Comparison.campaign_id == campaign_id, Comparison.rater_id == rater_id)
+    )
+    return n or 0
+
+
+def open_leases(session: Session, campaign_id: UUID, rater_id: UUID) -> Sequence[Comparison]:
+    """The rater's pairs that wait for a vote, oldest first, overdue ones included."""
+    return session.scalars(
+        select(Comparison)
+        .where(Comparison.campaign_id == campaign_id, Comparison.rater_id == rater_id, Comparison.closed_at.is_(None))
+        .order_by(Comparison.leased_at, Comparison.id)
+    ).all()
+
+
+def give_back_overdue(session: Session, campaign_id: UUID, *, but_of: UUID, now: datetime) -> None:
+    """End the overdue leases of everybody but one rater; their pairs and their share of the budget are free again."""
+    ended = session.execute(
+        update(Comparison)
+        .where(
+            Comparison.campaign_id == campaign_id,
+            Comparison.closed_at.is_(None),
+            Comparison.expires_at <= now,
+            Comparison.rater_id != but_of,
+        )
+        .values(expired=True, closed_at=now)
+        .returning(Comparison.pair_id, Comparison.repetition)
+        .execution_options(synchronize_session=False)
+    ).all()
+    if not ended:
+        return
+    for pair_id, n in Counter(pair_id for pair_id, repetition in ended if repetition == 0).items():
+        session.execute(update(Pair).where(Pair.id == pair_id).values(n_leased=Pair.n_leased - n))
+    session.execute(update(Campaign).where(Campaign.id == campaign_id).values(n_leased=Campaign.n_leased - len(ended)))
+
+
+def take_budget(session: Session, campaign_id: UUID, n: int) -> bool:
+    """Count `n` new leases against the campaign's budget; False, and nothing changed, where it does not reach."""
+    taken = session.scalar(
+        update(Campaign)
+        .where(Campaign.id == campaign_id, or_(Campaign.budget.is_(None), Campaign.n_leased + n <= Campaign.budget))
+        .values(n_leased=Campaign.n_leased + n)
+        .returning(Campaign.id)
+    )
+    return taken is not None
+
+
+def claim_pair(
+    session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], *, overlap: int, rater_id: UUID, now: datetime
+) -> UUID | None:
+    """Take one of a pair's `overlap` places and return its id; None where they are taken or the rater has had one."""
+    a, b = canonical(*samples)
+    row = {"id": uuid4(), "campaign_id": campaign_id, "sample_a_id": a, "sample_b_id": b, "n_leased": 0}
+    insert_or_ignore(session, Pair, [row | {"created_at": now}])
+    return session.scalar(
+        update(Pair)
+        .where(
+            Pair.campaign_id == campaign_id,
+            Pair.sample_a_id == a,
+            Pair.sample_b_id == b,
+            Pair.n_leased < overlap,
+            ~_had_by(rater_id),
+        )
+        .values(n_leased=Pair.n_leased + 1)
+        .returning(Pair.id)
+        .execution_options(synchronize_session=False)
+    )
+
+
+def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap: int, limit: int) -> list[BegunPair]:
+    """Pairs that others have begun and that still have a place, oldest first."""
+    rows = session.scalars(
+        select(Pair)
+        .where(Pair.campaign_id == campaign_id, Pair.n_leased.between(1, overlap - 1), ~_had_by(rater_id))
+        .order_by(Pair.created_at, Pair.id)
+        .limit(limit)
+    ).all()
+    first: dict[UUID, Comparison] = {}
+    for lease in session.scalars(
+        select(Comparison)
+        .where(Comparison.pair_id.in_([pair.id for pair in rows]))
+        .order_by(Comparison.leased_at, Comparison.id)
+    ):
+        first.setdefault(lease.pair_id, lease)
+    return [BegunPair((pair.sample_a_id, pair.sample_b_id), first[pair.id]) for pair in rows]
+
+
+def repeatable(session: Session, campaign_id: UUID, rater_id: UUID) -> list[UUID]:
+    """Comparisons that the rater has judged a while ago and that have not come back yet."""
+    again = aliased(Comparison)
+    return list(
+        session.scalars(
+            select(Comparison.id)
+            .join(Preference, Preference.comparison_id == Comparison.id)
+            .where(
+                Comparison.campaign_id == campaign_id,
+                Comparison.rater_id == rater_id,
+                Comparison.repetition == 0,
+                Preference.choice != Choice.SKIP,
+                ~exists().where(
+                    again.pair_id == Comparison.pair_id,
+                    again.rater_id == rater_id,
+                    again.repetition == 1,
+                    again.expired.is_(False),
+                ),
+            )
+            .order_by(Preference.created_at.desc(), Comparison.id)
+            .offset(REPEAT_DISTANCE)
+        )
+    )
+
+
+def samples_at(session: Session, places: Sequence[Place]) -> dict[Place, UUID]:
+    """The ids of the samples at these places; a place that is empty is left out."""
+    found: dict[Place, UUID] = {}
+    for chunk in in_chunks(places):
+        rows = session.execute(
+            select(Sample.checkpoint_id, Sample.ordinal, Sample.id).where(
+                or_(*(and_(Sample.checkpoint_id == place[0], Sample.ordinal == place[1]) for place in set(chunk)))
+            )
+        )
+        found.update((Place(checkpoint_id, ordinal), id) for checkpoint_id, ordinal, id in rows)
+    return found
+
+
+def twins_at(session: Session, reference_id: UUID, places: Sequence[Place]) -> dict[Place, tuple[UUID, UUID]]:
+    """(sample, the reference checkpoint's sample of the same noise) for those of these places that have such a twin."""
+    own, twin = aliased(Sample), aliased(Sample)
+    rows = session.execute(
+        select(own.checkpoint_id, own.ordinal, own.id, twin.id)
+        .join(twin, _same_noise(own, twin, reference_id))
+        .where(or_(*(and_(own.checkpoint_id == place[0], own.ordinal == place[1]) for place in set(places))))
+    )
+    return {Place(checkpoint_id, ordinal): (own_id, twin_id) for checkpoint_id, ordinal, own_id, twin_id in rows}
+
+
+def shared_noise_counts(session: Session, reference_id: UUID, checkpoint_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """How many samples of each checkpoint the reference has drawn from the same noise; those without any left out."""
+    own, twin = aliased(Sample), aliased(Sample)
+    rows = session.execute(
+        select(own.checkpoint_id, func.count())
+        .join(twin, _same_noise(own, twin, reference_id))
+        .where(own.checkpoint_id.in_(checkpoint_ids))
+        .group_by(own.checkpoint_id)
+    )
+    return {row[0]: row[1] for row in rows}
+
+
+def servable_pairs(
+    session: Session, campaign: Campaign, checkpoint_ids: Sequence[UUID], rater_id: UUID, *, limit: int
+) -> list[tuple[UUID, UUID]]:
+    """Every pair of the campaign's samples that this rater may still get, by an exact scan."""
+    first, second = aliased(Sample), aliased(Sample)
+    pairs = select(first.id, second.id).where(
+        first.checkpoint_id.in_(checkpoint_ids), second.checkpoint_id.in_(checkpoint_ids), first.id < second.id
+    )
+    taken = exists().where(
+        Pair.campaign_id == campaign.id,
+        Pair.sample_a_id == first.id,
+        Pair.sample_b_id == second.id,
+        _used_up(campaign, rater_id),
+    )
+    return _scan(session, pairs, taken, limit)
+
+
+def servable_twins(
+    session: Session,
+    campaign: Campaign,
+    reference_id: UUID,
+    checkpoint_ids: Sequence[UUID],
+    rater_id: UUID,
+    *,
+    limit: int,
+) -> list[tuple[UUID, UUID]]:
+    """Every pair of a tournament that this rater may still get, by an exact scan."""
+    own, twin = aliased(Sample), aliased(Sample)
+    pairs = (
+        select(own.id, twin.id)
+        .join(twin, _same_noise(own, twin, reference_id))
+        .where(own.checkpoint_id.in_(checkpoint_ids))
+    )
+    either_way = or_(
+        and_(Pair.sample_a_id == own.id, Pair.sample_b_id == twin.id),
+        and_(Pair.sample_a_id == twin.id, Pair.sample_b_id == own.id),
+    )
+    taken = exists().where(Pair.campaign_id == campaign.id, either_way, _used_up(campaign, rater_id))
+    return _scan(session, pairs, taken, limit)
+
+
+def sample_sha256(session: Session, sample_id: UUID) -> str:
+    return session.scalars(select(Sample.sha256).where(Sample.id == sample_id)).one()
+
+
+def newest_reward_model_id(session: Session, campaign_id: UUID) -> UUID | None:
+    return session.scalar(
+        select(RewardModel.id)
+        .where(RewardModel.campaign_id == campaign_id)
+        .order_by(RewardModel.created_at.desc(), RewardModel.id.desc())
+        .limit(1)
+    )
+
+
+def _had_by(rater_id: UUID) -> ColumnElement[bool]:
+    """Whether the rater holds or has judged the pair."""
+    return exists().where(Comparison.pair_id == Pair.id, Comparison.rater_id == rater_id, Comparison.expired.is_(False))
+
+
+def _used_up(campaign: Campaign, rater_id: UUID) -> ColumnElement[bool]:
+    return or_(Pair.n_leased >= campaign.overlap, _had_by(rater_id))
+
+
+def _same_noise(own: type[Sample], twin: type[Sample], reference_id: UUID) -> ColumnElement[bool]:
+    recipe = tuple_(own.seed, own.steps, own.eta, own.guidance_key)
+    return and_(
+        twin.checkpoint_id == reference_id, recipe == tuple_(twin.seed, twin.steps, twin.eta, twin.guidance_key)
+    )
+
+
+def _scan(
+    session: Session, pairs: Select[UUID, UUID], taken: ColumnElement[bool], limit: int
+) -> list[tuple[UUID, UUID]]:
+    return [(first, second) for first, second in session.execute(pairs.where(~taken).limit(limit))]

@@ -1,0 +1,133 @@
+"""Draws the pairs that a rater may see next, by the campaign's strategy. `app.domain.pairing` holds the rules."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from random import Random
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from app.db.models import Campaign, Checkpoint
+from app.db.queries import campaigns as campaign_queries
+from app.db.queries import labeling as queries
+from app.db.queries.labeling import Place
+from app.db.queries.samples import rewards_of
+from app.domain import pairing
+from app.domain.enums import Strategy
+
+_SCAN_LIMIT = 5000
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pair that may be shown, and how it was chosen.
+
+    `probability` is the chance of this pair in one draw, before pairs that are used up are drawn again. For the
+    uncertainty strategy it is the chance of being among the candidates of a draw, the least certain of which is shown.
+    """
+
+    samples: tuple[UUID, UUID]
+    strategy: Strategy
+    is_random: bool
+    probability: float
+
+
+class PairSource:
+    """One rater's view of a campaign's pairs. `draw` takes constant time and may miss; `scan` finds all the rest."""
+
+    def __init__(self, session: Session, campaign: Campaign, rater_id: UUID, rng: Random) -> None:
+        self._session = session
+        self._campaign = campaign
+        self._rater_id = rater_id
+        self._rng = rng
+        self._checkpoints: Sequence[Checkpoint] = campaign_queries.checkpoints_of(session, campaign.id)
+
+    def draw(self, n: int) -> list[Candidate]:
+        """Up to `n` random candidates; some may be used up already."""
+        if self._campaign.strategy is Strategy.TOURNAMENT:
+            return self._draw_twins(n)
+        if self._campaign.strategy is Strategy.UNCERTAINTY:
+            return self._draw_uncertain(n)
+        return self._draw_uniform(n)
+
+    def scan(self) -> list[Candidate]:
+        """All pairs that the rater may still get (at most 5000 of them), shuffled."""
+        ids = [checkpoint.id for checkpoint in self._checkpoints]
+        if self._campaign.strategy is Strategy.TOURNAMENT:
+            left = queries.servable_twins(
+                self._session, self._campaign, ids[0], ids[1:], self._rater_id, limit=_SCAN_LIMIT
+            )
+            strategy = Strategy.TOURNAMENT
+        else:
+            left = queries.servable_pairs(self._session, self._campaign, ids, self._rater_id, limit=_SCAN_LIMIT)
+            strategy = Strategy.UNIFORM
+        self._rng.shuffle(left)
+        return [Candidate(pair, strategy, is_random=True, probability=1 / len(left)) for pair in left]
+
+    def _draw_uniform(self, n: int) -> list[Candidate]:
+        sizes = [checkpoint.n_samples for checkpoint in self._checkpoints]
+        total = sum(sizes)
+        if total < 2:
+            return []
+        drawn = [tuple(map(self._place, pairing.draw_distinct(total, self._rng))) for _ in range(n)]
+        found = queries.samples_at(self._session, [place for pair in drawn for place in pair])
+        return [
+            Candidate((found[a], found[b]), Strategy.UNIFORM, is_random=True, probability=1 / pairing.pair_count(total))
+            for a, b in drawn
+            if a in found and b in found
+        ]
+
+    def _place(self, position: int) -> Place:
+        group, ordinal = pairing.locate(position, [checkpoint.n_samples for checkpoint in self._checkpoints])
+        return Place(self._checkpoints[group].id, ordinal)
+
+    def _draw_twins(self, n: int) -> list[Candidate]:
+        shared = self._shared_noise
+        playing = [row for row in self._checkpoints[1:] if row.id in shared]
+        if not playing:
+            return []
+        drawn = [Place(row.id, self._rng.randrange(row.n_samples)) for row in self._rng.choices(playing, k=n)]
+        twins = queries.twins_at(self._session, self._checkpoints[0].id, drawn)
+        return [
+            Candidate(
+                twins[place],
+                Strategy.TOURNAMENT,
+                is_random=True,
+                probability=1 / (len(playing) * shared[place.checkpoint_id]),
+            )
+            for place in drawn
+            if place in twins
+        ]
+
+    @cached_property
+    def _shared_noise(self) -> dict[UUID, int]:
+        reference, *challengers = (checkpoint.id for checkpoint in self._checkpoints)
+        return queries.shared_noise_counts(self._session, reference, challengers)
+
+    def _draw_uncertain(self, n: int) -> list[Candidate]:
+        reward_model_id = queries.newest_reward_model_id(self._session, self._campaign.id)
+        if reward_model_id is None:
+            return self._draw_uniform(n)
+        candidates = []
+        for _ in range(n):
+            if self._rng.random() < pairing.RANDOM_SHARE:
+                candidates += self._draw_uniform(1)
+            else:
+                candidates += self._least_certain_of(
+                    self._draw_uniform(pairing.UNCERTAINTY_CANDIDATES), reward_model_id
+                )
+        return candidates
+
+    def _least_certain_of(self, pool: Sequence[Candidate], reward_model_id: UUID) -> list[Candidate]:
+        """The one that the reward model is least sure of; where none has rewards yet, the first."""
+        if not pool:
+            return []
+        ids = {sample for candidate in pool for sample in candidate.samples}
+        reward = rewards_of(self._session, ids, f"preference:{reward_model_id}")
+        margins = [
+            reward[a] - reward[b] if a in reward and b in reward else None for a, b in (each.samples for each in pool)
+        ]
+        chosen = pool[pairing.least_certain(margins) or 0]
+        probability = min(1.0, len(pool) * chosen.probability)
+        return [Candidate(chosen.samples, Strategy.UNCERTAINTY, is_random=False, probability=probability)]
