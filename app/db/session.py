@@ -66,6 +66,8 @@ def run_after_commit(session: Session, callback: Callable[[], object]) -> None:
 
 
 def _run_callbacks(session: Session) -> None:
+    if session.in_nested_transaction():  # SQLAlchemy reports released savepoints here too
+        return
     callbacks: list[Callable[[], object]] = session.info[_AFTER_COMMIT]
     pending, callbacks[:] = list(callbacks), []
     for callback in pending:
