@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from fastapi.staticfiles import StaticFiles
 
 from app import __version__
 from app.adapters.blobs import BlobStore
@@ -16,7 +15,7 @@ from app.web import api, routes
 from app.web.errors import install_error_handlers
 from app.web.security import install_security
 from app.web.state import AppState
-from app.web.templating import FRONTEND_DIR
+from app.web.static import VersionedStaticFiles
 
 
 def create_app(settings: Settings | None = None, *, clock: Clock | None = None) -> FastAPI:
@@ -50,5 +49,5 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     install_security(app, settings)
     app.include_router(api.router)
     app.include_router(routes.router)
-    app.mount("/static", StaticFiles(directory=FRONTEND_DIR / "static"), name="static")
+    app.mount("/static", VersionedStaticFiles(), name="static")
     return app

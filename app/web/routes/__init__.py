@@ -1,5 +1,10 @@
 """The HTML pages."""
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 
-router = APIRouter(include_in_schema=False)
+from app.web.pages import share_principal
+from app.web.routes import desk, rating
+
+router = APIRouter(include_in_schema=False, dependencies=[Depends(share_principal)])
+router.include_router(desk.router)
+router.include_router(rating.router)
