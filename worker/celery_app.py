@@ -13,6 +13,7 @@ from celery.signals import worker_init, worker_ready, worker_shutting_down
 from app.adapters.queue import QUEUE_NAME
 from app.config import get_settings
 from app.domain.errors import UnavailableError
+from worker.jobs.processes import start_server
 from worker.jobs.reaper import start_reaper
 from worker.jobs.runtime import current_runtime
 from worker.tasks import register_tasks
@@ -40,6 +41,7 @@ def _require_database(**_: Any) -> None:
 
 
 def _start_helpers(**_: Any) -> None:
+    start_server()
     start_reaper(current_runtime())
     # a process of its own: listing the rewards imports what they need
     subprocess.Popen([sys.executable, "-m", "worker.jobs.publish_rewards"], stdin=subprocess.DEVNULL)

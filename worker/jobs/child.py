@@ -1,19 +1,19 @@
-"""The process that runs one attempt at one job: `python -m worker.jobs.child JOB_ID ATTEMPT PARENT_PID`.
+"""Runs one attempt at one job, in a process that `worker.jobs.processes` forks for it.
 
-It records how the job ended by itself; where it cannot (killed, database away), its supervisor does.
+The attempt records how it ended by itself; where it cannot (killed, database away), its supervisor does.
 """
 
-import ctypes
 import logging
+import multiprocessing
 import os
-import signal
 import sys
-from uuid import UUID
+import threading
+from multiprocessing.connection import wait
 
 import torch
 from sqlalchemy.exc import OperationalError
 
-from app.adapters.clock import Clock
+import worker.jobs.drawing  # noqa: F401  (for the server that children are forked from: what every job needs)
 from app.config import get_settings
 from app.db.models import Job
 from app.db.queries import jobs as queries
@@ -28,16 +28,24 @@ from worker.jobs.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1
 
-
-def main(job_id: UUID, attempt: int, parent_pid: int) -> None:
-    die_with(parent_pid)
+def main(claim: Claim) -> None:
+    """The child's life, from fork to exit."""
+    os.setpgid(0, 0)  # the terminal's Ctrl-C stays with the worker, which knows what to do with its jobs
+    threading.Thread(target=_end_with_worker, name="leash", daemon=True).start()
     settings = get_settings()
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s job {job_id} %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s job {claim.job_id} %(levelname)s %(message)s")
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // settings.worker_concurrency))
-    run_attempt(open_runtime(settings), Claim(job_id, attempt))
+    run_attempt(open_runtime(settings), claim)
+
+
+def _end_with_worker() -> None:
+    """However the worker ends, this process does too, at once: no orphan goes on computing."""
+    worker_process = multiprocessing.parent_process()
+    assert worker_process is not None
+    wait([worker_process.sentinel])
+    os._exit(1)
 
 
 def run_attempt(runtime: Runtime, claim: Claim) -> None:
@@ -55,7 +63,7 @@ def run_attempt(runtime: Runtime, claim: Claim) -> None:
 
 
 def _run_handler(runtime: Runtime, fence: Fence, job: Job) -> tuple[JobStatus, str | None]:
-    clock: Clock = runtime.clock
+    clock = runtime.clock
     context = JobContext(
         settings=runtime.settings,
         database=runtime.database,
@@ -96,18 +104,3 @@ def choose_device(setting: str) -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def die_with(parent_pid: int) -> None:
-    """Have the kernel kill this process when its worker dies, so that no orphan goes on computing.
-
-    Only Linux can; elsewhere an orphan is stopped by its fence at the next write.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent_pid:  # the worker died before the call above
-            raise SystemExit("the worker is gone")
-
-
-if __name__ == "__main__":
-    main(UUID(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))

@@ -1,12 +1,8 @@
 """Claims a job and supervises the child process that runs it: heartbeat, cancel, and what to do when it dies."""
 
 import logging
-import os
 import signal
-import subprocess
-import sys
 import time
-from contextlib import suppress
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -14,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS
+from worker.jobs.processes import ChildProcess
 from worker.jobs.recovery import recover
 from worker.jobs.runtime import Runtime
 
@@ -44,17 +41,12 @@ def run_job(runtime: Runtime, job_id: UUID) -> None:
 
 def _supervise(runtime: Runtime, claim: Claim) -> int:
     """Vouch for the child until it ends. Returns its exit code, negative for a signal."""
-    command = [sys.executable, "-m", "worker.jobs.child", str(claim.job_id), str(claim.attempt), str(os.getpid())]
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, process_group=0)
+    child = ChildProcess("worker.jobs.child", "main", claim)
     give_up_at: float | None = None
     try:
-        while True:
-            try:
-                return child.wait(timeout=HEARTBEAT_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
+        while (exit_code := child.wait(HEARTBEAT_SECONDS)) is None:
             if runtime.stopping.is_set() or (give_up_at is not None and time.monotonic() > give_up_at):
-                _kill(child)
+                child.end()
                 continue
             try:
                 with runtime.database.writer() as session:
@@ -66,15 +58,9 @@ def _supervise(runtime: Runtime, claim: Claim) -> int:
                 give_up_at = time.monotonic() + _LEAVE_SECONDS
             elif give_up_at is None and cancel_requested:
                 give_up_at = time.monotonic() + CANCEL_GRACE_SECONDS
+        return exit_code
     finally:
-        _kill(child)
-        child.wait()
-
-
-def _kill(child: subprocess.Popen[bytes]) -> None:
-    """End the child and whatever it has started, which share a process group."""
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        child.end()
 
 
 def _how_it_ended(exit_code: int) -> str:
