@@ -13,6 +13,7 @@ from app.config import Settings, get_settings
 from app.db.session import Database
 from app.web import api, routes
 from app.web.errors import install_error_handlers
+from app.web.openapi import install_openapi
 from app.web.security import install_security
 from app.web.state import AppState
 from app.web.static import VersionedStaticFiles
@@ -23,10 +24,18 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     settings = settings or get_settings()
     settings.require_real_secret()
     database = Database(settings.sqlalchemy_url)
+    state = AppState(
+        settings=settings,
+        database=database,
+        blobs=BlobStore(settings.blob_root, endpoint_url=settings.blob_endpoint_url),
+        queue=JobQueue(settings.celery_broker_url),
+        clock=clock or SystemClock(),
+    )
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        yield
+        with state.event_streams.ended_by_signals():
+            yield
         database.dispose()
 
     app = FastAPI(
@@ -36,17 +45,13 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
+        max_body_size=settings.max_upload_bytes,
         lifespan=lifespan,
     )
-    app.state.tastemaker = AppState(
-        settings=settings,
-        database=database,
-        blobs=BlobStore(settings.blob_root, endpoint_url=settings.blob_endpoint_url),
-        queue=JobQueue(settings.celery_broker_url),
-        clock=clock or SystemClock(),
-    )
+    app.state.tastemaker = state
     install_error_handlers(app)
     install_security(app, settings)
+    install_openapi(app)
     app.include_router(api.router)
     app.include_router(routes.router)
     app.mount("/static", VersionedStaticFiles(), name="static")

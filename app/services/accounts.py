@@ -4,17 +4,32 @@ import hashlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from uuid import UUID
 
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiToken, LoginToken, User, WebSession
+from app.db.models import ApiToken, AuditEntry, LoginToken, User, WebSession
 from app.db.queries import accounts as queries
 from app.domain.enums import Role
-from app.domain.errors import ForbiddenError, NotAuthenticatedError
+from app.domain.errors import ForbiddenError, InvalidSpecError, NotAuthenticatedError, RateLimitedError
 
 TOKEN_PREFIX = "tm_"  # noqa: S105
 _NOTE_USE_EVERY = timedelta(hours=1)
+_PASSWORD_LENGTH = (10, 200)
+_LOGIN_FAILED = "login.failed"
+_MAX_FAILURES = 10
+_FAILURES_COUNT_FOR = timedelta(minutes=15)
+
+_hasher = PasswordHasher()  # Argon2id with the library's current defaults (RFC 9106, low memory)
+
+
+@lru_cache(maxsize=1)
+def _unknown_hash() -> str:
+    """What a password is checked against where there is none to check against."""
+    return _hasher.hash(secrets.token_urlsafe(32))
 
 
 @dataclass(frozen=True)
@@ -87,6 +102,49 @@ def note_token_use(session: Session, token_id: UUID, now: datetime) -> None:
 def authenticate_session(session: Session, secret: str, now: datetime) -> Principal | None:
     user = queries.live_web_session(session, hash_token(secret), now)
     return None if user is None else Principal(user_id=user.id, name=user.name, role=user.role)
+
+
+def revoke_token(session: Session, secret: str, now: datetime) -> None:
+    """End the token with this secret; an unknown or ended one changes nothing."""
+    token = queries.token_by_hash(session, hash_token(secret))
+    if token is not None and token.revoked_at is None:
+        token.revoked_at = now
+
+
+def set_password(session: Session, user: User, password: str) -> None:
+    """Let a user sign in by name and password; every browser session of theirs ends.
+
+    Raises:
+        InvalidSpecError: it is shorter than 10 or longer than 200 characters.
+    """
+    if not _PASSWORD_LENGTH[0] <= len(password) <= _PASSWORD_LENGTH[1]:
+        message = f"Use {_PASSWORD_LENGTH[0]} to {_PASSWORD_LENGTH[1]} characters; a sentence is a good password."
+        raise InvalidSpecError(message, [{"field": "password", "message": message}])
+    user.password_hash = _hasher.hash(password)
+    queries.end_web_sessions_of(session, user.id)
+
+
+def check_password(session: Session, name: str, password: str, now: datetime) -> User | None:
+    """The user of this name and password; None where they do not match, which costs the same time for any name.
+
+    A failure is noted in this transaction, so the caller must let it commit.
+
+    Raises:
+        RateLimitedError: there were too many failures for this name in the last quarter of an hour.
+    """
+    target = name[:200]
+    if queries.count_audited(session, _LOGIN_FAILED, target, now - _FAILURES_COUNT_FOR) >= _MAX_FAILURES:
+        raise RateLimitedError("Too many wrong passwords for this name; try again in 15 minutes or use a sign-in link.")
+    user = queries.user_by_name(session, name)
+    known = user is not None and user.password_hash is not None and user.disabled_at is None
+    try:
+        _hasher.verify(user.password_hash if user and user.password_hash else _unknown_hash(), password)
+    except (VerificationError, InvalidHashError):
+        known = False
+    if known:
+        return user
+    session.add(AuditEntry(user_id=None, action=_LOGIN_FAILED, target=target, detail={}, created_at=now))
+    return None
 
 
 def create_login_token(session: Session, user: User, now: datetime, *, valid_for: timedelta) -> str:

@@ -156,15 +156,14 @@ def image_etag(sha256: str, *, format: ImageFormat, size: int | None) -> str:
     return f'"{sha256}"' if format == "png" and size is None else f'"{sha256}-{format}-{size or "full"}"'
 
 
-def media(session: Session, blobs: BlobStore, sha256: str) -> bytes:
-    """The PNG of this hash, if it is a sample's image; no other blob is handed out.
+def require_image(session: Session, sha256: str) -> None:
+    """Refuse every hash that is not the image of a sample: other blobs are nobody's to download.
 
     Raises:
         NotFoundError: there is no such image.
     """
     if not queries.is_image(session, sha256):
         raise NotFoundError("There is no image of this hash.")
-    return blobs.get(sha256)
 
 
 def _view(row: Sample, rewards: Mapping[UUID, dict[str, float]]) -> SampleView:

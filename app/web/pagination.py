@@ -24,7 +24,12 @@ class Page(BaseModel, Generic[T]):
 
     @classmethod
     def of(cls, found: Slice[T]) -> Self:
-        return cls(items=found.items, next_cursor=None if found.end is None else encode_cursor(*found.end))
+        return cls(items=found.items, next_cursor=next_cursor_of(found))
+
+
+def next_cursor_of(found: Slice[T]) -> str | None:
+    """The cursor of the page after this one; None on the last."""
+    return None if found.end is None else encode_cursor(*found.end)
 
 
 def encode_cursor(created_at: datetime, id: UUID) -> str:

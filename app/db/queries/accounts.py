@@ -1,12 +1,14 @@
 """SQL of users, tokens and sessions."""
 
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiToken, LoginToken, User, WebSession
+from app.db.models import ApiToken, AuditEntry, LoginToken, User, WebSession
+from app.db.queries.keyset import Position, Slice, newest_first
 
 
 def user_by_name(session: Session, name: str) -> User | None:
@@ -49,6 +51,41 @@ def end_web_session(session: Session, token_hash: str) -> None:
     row = session.get(WebSession, token_hash)
     if row is not None:
         session.delete(row)
+
+
+def end_web_sessions_of(session: Session, user_id: UUID) -> None:
+    session.execute(delete(WebSession).where(WebSession.user_id == user_id))
+
+
+def users(session: Session, *, after: Position | None, limit: int) -> Slice[User]:
+    return newest_first(session, select(User), (User.created_at, User.id), after=after, limit=limit)
+
+
+def user_names(session: Session, ids: Collection[UUID]) -> dict[UUID, str]:
+    return {user.id: user.name for user in session.scalars(select(User).where(User.id.in_(ids)))}
+
+
+def tokens(session: Session, *, user_id: UUID | None, after: Position | None, limit: int) -> Slice[ApiToken]:
+    statement = select(ApiToken)
+    if user_id is not None:
+        statement = statement.where(ApiToken.user_id == user_id)
+    return newest_first(session, statement, (ApiToken.created_at, ApiToken.id), after=after, limit=limit)
+
+
+def token_by_hash(session: Session, token_hash: str) -> ApiToken | None:
+    return session.scalar(select(ApiToken).where(ApiToken.token_hash == token_hash))
+
+
+def count_audited(session: Session, action: str, target: str, since: datetime) -> int:
+    """How often something happened to `target` since a moment."""
+    return (
+        session.scalar(
+            select(func.count())
+            .select_from(AuditEntry)
+            .where(AuditEntry.created_at >= since, AuditEntry.action == action, AuditEntry.target == target)
+        )
+        or 0
+    )
 
 
 def user(session: Session, user_id: UUID) -> User | None:

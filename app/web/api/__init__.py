@@ -2,7 +2,17 @@
 
 from fastapi import APIRouter
 
-from app.web.api import health
+from app.web.api import checkpoints, health, jobs, media, people, rewards, samples
+from app.web.api.problems import problems
+
+_v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
+_v1.include_router(checkpoints.router)
+_v1.include_router(samples.router)
+_v1.include_router(jobs.router)
+_v1.include_router(rewards.router)
+_v1.include_router(people.router)
 
 router = APIRouter()
 router.include_router(health.router)
+router.include_router(media.router, responses=problems(401, 403, 422))
+router.include_router(_v1)

@@ -1,0 +1,94 @@
+"""/checkpoints: the library of models."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Query, Response
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from app.services import checkpoints, lineage
+from app.services.checkpoints import CheckpointView, StoredSource
+from app.services.lineage import Lineage
+from app.web.api.problems import problems
+from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.idempotency import ApiRoute
+from app.web.pagination import After, Limit, Page
+
+router = APIRouter(prefix="/checkpoints", tags=["checkpoints"], route_class=ApiRoute)
+
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)]
+
+
+class CheckpointIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", json_schema_extra={"example": {"name": "critters-64", "source": "critters-64"}}
+    )
+
+    name: Name
+    source: str = Field(
+        min_length=1,
+        max_length=300,
+        description="A bundled model's name (`critters-64`), a folder below the server's models folder, or a hub id "
+        "(`google/ddpm-celebahq-256`); looked for in this order.",
+    )
+
+
+def _stored(body: CheckpointIn, _caller: CurrentOperator, settings: CurrentSettings, blobs: Blobs) -> StoredSource:
+    """Fetching and storing takes time, so it happens before the transaction of the route begins."""
+    return checkpoints.store_source(settings, blobs, name=body.name, source=body.source)
+
+
+@router.get("", summary="List checkpoints, newest first", responses=problems(404))
+def list_checkpoints(
+    session: ReadSession,
+    _caller: CurrentOperator,
+    after: After,
+    limit: Limit = 50,
+    parent_id: Annotated[UUID | None, Query(description="Only what was finetuned from this checkpoint.")] = None,
+) -> Page[CheckpointView]:
+    return Page.of(checkpoints.list_checkpoints(session, parent_id=parent_id, after=after, limit=limit))
+
+
+@router.post("", status_code=201, summary="Register a base checkpoint", responses=problems(409, 413, 503))
+def register_checkpoint(
+    stored: Annotated[StoredSource, Depends(_stored)],
+    session: WriteSession,
+    now: Now,
+    response: Response,
+) -> CheckpointView:
+    """Checks and stores a `diffusers` folder (safetensors only) and makes it a base checkpoint.
+
+    A name is taken once (409); the same files may be registered again under another name.
+    """
+    view = checkpoints.register_base(session, stored, now)
+    response.headers["Location"] = view.links["self"]
+    return view
+
+
+@router.get("/{checkpoint_id}", summary="One checkpoint", responses=problems(404))
+def get_checkpoint(checkpoint_id: UUID, session: ReadSession, _caller: CurrentOperator) -> CheckpointView:
+    return checkpoints.get_checkpoint(session, checkpoint_id)
+
+
+@router.get("/{checkpoint_id}/lineage", summary="Where a checkpoint comes from", responses=problems(404))
+def get_lineage(checkpoint_id: UUID, session: ReadSession, _caller: CurrentOperator) -> Lineage:
+    """Checkpoint, job, learned rewards, the frozen votes behind them and their campaign; ancestors and descendants."""
+    return lineage.get_lineage(session, checkpoint_id)
+
+
+@router.get(
+    "/{checkpoint_id}/download",
+    summary="The checkpoint's diffusers folder as a zip file",
+    response_class=StreamingResponse,
+    responses=problems(
+        404, besides={200: {"content": {"application/zip": {}}, "description": "A zip file, streamed."}}
+    ),
+)
+def download_checkpoint(
+    checkpoint_id: UUID, session: ReadSession, blobs: Blobs, _caller: CurrentOperator
+) -> StreamingResponse:
+    checkpoint = checkpoints.require_checkpoint(session, checkpoint_id)
+    pieces = checkpoints.zip_files(blobs, checkpoint)
+    headers = {"Content-Disposition": f'attachment; filename="checkpoint-{checkpoint_id}.zip"'}
+    return StreamingResponse(pieces, media_type="application/zip", headers=headers)

@@ -1,0 +1,141 @@
+"""/jobs: queued work, what it reports, and what came of it."""
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, StringConstraints
+from starlette.concurrency import run_in_threadpool
+
+from app.domain.enums import JobKind, JobStatus
+from app.services import jobs
+from app.services.job_views import JobEventView, JobView
+from app.services.jobs import Submission
+from app.web.api.problems import problems
+from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, State, WriteSession
+from app.web.idempotency import ApiRoute
+from app.web.pagination import After, Limit, Page
+from app.web.sse import stream_events
+
+router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=ApiRoute)
+
+_EVENT_STREAM = "text/event-stream"
+
+
+class JobIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "example": {
+                "kind": "finetune",
+                "name": "smaller files",
+                "spec": {
+                    "checkpoint_id": "5f0c6c1e-0000-4000-8000-000000000000",
+                    "reward": {"name": "jpeg_compressibility"},
+                    "preset": "critters-quick",
+                    "epochs": 8,
+                },
+            }
+        },
+    )
+
+    kind: JobKind
+    spec: dict[str, Any]
+    """Hyperparameters of this kind; the schemas `SampleSpec`, `FinetuneSpec` and so on list them."""
+    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)] | None = None
+    """Made from the spec when left out."""
+
+
+def _submission(
+    session: WriteSession, settings: CurrentSettings, blobs: Blobs, queue: Queue, who: CurrentOperator, now: Now
+) -> Submission:
+    return Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=who, now=now)
+
+
+@router.get("", summary="List jobs, newest first")
+def list_jobs(
+    session: ReadSession,
+    _caller: CurrentOperator,
+    after: After,
+    limit: Limit = 50,
+    kind: JobKind | None = None,
+    status: JobStatus | None = None,
+) -> Page[JobView]:
+    return Page.of(jobs.list_jobs(session, kind=kind, status=status, after=after, limit=limit))
+
+
+@router.post("", status_code=202, summary="Submit a job", responses=problems(409, 413))
+def submit_job(body: JobIn, to: Annotated[Submission, Depends(_submission)], response: Response) -> JobView:
+    """The spec and everything that it refers to are checked now; a 422 names the field as `spec.<path>`.
+
+    A `reward_model` job is trained on the campaign's votes as they are at this moment. An accepted job is not lost when
+    the broker is away: it waits in the database.
+    """
+    job = jobs.submit(to, body.kind, body.spec, name=body.name)
+    response.headers["Location"] = job.links.self
+    return job
+
+
+@router.get("/{job_id}", summary="One job", responses=problems(404))
+def get_job(job_id: UUID, session: ReadSession, _caller: CurrentOperator) -> JobView:
+    return jobs.get_job(session, job_id)
+
+
+@router.post("/{job_id}/cancel", summary="Cancel a job", responses=problems(404, 409))
+def cancel_job(job_id: UUID, session: WriteSession, _caller: CurrentOperator, now: Now) -> JobView:
+    """A queued job ends at once; a running one stops after saving a resumable state (watch its status)."""
+    return jobs.cancel(session, job_id, now)
+
+
+@router.post("/{job_id}/resume", summary="Go on with a failed or cancelled job", responses=problems(404, 409))
+def resume_job(job_id: UUID, session: WriteSession, queue: Queue, _caller: CurrentOperator, now: Now) -> JobView:
+    """From its last resumable state, or from the start where it saved none."""
+    return jobs.resume(session, queue, job_id, now)
+
+
+@router.post("/{job_id}/retry", summary="Start a failed or cancelled job over", responses=problems(404, 409))
+def retry_job(job_id: UUID, session: WriteSession, queue: Queue, _caller: CurrentOperator, now: Now) -> JobView:
+    return jobs.retry(session, queue, job_id, now)
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="A job's log, as a list or live",
+    response_model=list[JobEventView],
+    responses=problems(
+        404,
+        429,
+        besides={
+            200: {"description": "The log after `after`, oldest first.", "content": {_EVENT_STREAM: {}}},
+            204: {"description": "A stream only: the job has ended, and nothing more will come."},
+        },
+    ),
+)
+async def get_events(
+    job_id: UUID,
+    request: Request,
+    state: State,
+    _caller: CurrentOperator,
+    after: Annotated[int, Query(ge=0, description="The last event number that the client has.")] = 0,
+    limit: Annotated[
+        int, Query(ge=1, le=1000, description="Of the JSON list; a stream has no end but the job's.")
+    ] = 1000,
+    last_event_id: Annotated[int | None, Header(ge=0, description="Wins over `after`; browsers send it.")] = None,
+) -> Any:
+    """With `Accept: text/event-stream` the same entries come live, each with its number as the event's id."""
+    after = after if last_event_id is None else last_event_id
+    if _EVENT_STREAM in request.headers.get("accept", ""):
+        return await stream_events(request, state, job_id, after=after)
+
+    def read() -> list[JobEventView]:
+        with state.database.reader() as session:
+            return jobs.list_events(session, job_id, after=after, limit=limit)
+
+    return await run_in_threadpool(read)
+
+
+@router.get("/{job_id}/metrics", summary="The per-epoch series as columns", responses=problems(404))
+def get_metrics(job_id: UUID, session: ReadSession, _caller: CurrentOperator) -> dict[str, list[Any]]:
+    """Columns of equal length, `epoch` first; an epoch that did not report a value has null there."""
+    return jobs.metrics(session, job_id)

@@ -1,0 +1,75 @@
+"""/samples: images with everything needed to draw them again."""
+
+from typing import Annotated
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import Response
+
+from app.services import gallery
+from app.services.gallery import ImageFormat, SampleView, Transition
+from app.web.api.problems import Responses, problems
+from app.web.caching import immutable_response
+from app.web.deps import Blobs, CurrentOperator, ReadSession
+from app.web.idempotency import ApiRoute
+from app.web.negotiation import accepted_image_format
+from app.web.pagination import After, Limit, Page
+
+router = APIRouter(prefix="/samples", tags=["samples"], route_class=ApiRoute)
+
+_IMAGE_RESPONSES: Responses = {
+    200: {"description": "The image.", "content": {f"image/{name}": {} for name in ("png", "webp", "jpeg")}},
+    304: {"description": "The client has it already (`If-None-Match`)."},
+}
+
+
+@router.get("", summary="List samples, newest first", responses=problems(404))
+def list_samples(
+    session: ReadSession,
+    _caller: CurrentOperator,
+    after: After,
+    limit: Limit = 50,
+    checkpoint_id: Annotated[UUID | None, Query(description="Only what this checkpoint drew.")] = None,
+    seed: Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Only this seed.")] = None,
+) -> Page[SampleView]:
+    found = gallery.list_samples(session, checkpoint_id=checkpoint_id, seed=seed, after=after, limit=limit)
+    return Page.of(found)
+
+
+@router.get("/{sample_id}", summary="One sample", responses=problems(404))
+def get_sample(sample_id: UUID, session: ReadSession, _caller: CurrentOperator) -> SampleView:
+    return gallery.get_sample(session, sample_id)
+
+
+@router.get(
+    "/{sample_id}/image",
+    summary="A sample's image",
+    response_class=Response,
+    responses=problems(404, 406, besides=_IMAGE_RESPONSES),
+)
+def get_image(
+    sample_id: UUID,
+    request: Request,
+    session: ReadSession,
+    blobs: Blobs,
+    _caller: CurrentOperator,
+    format: Annotated[ImageFormat | None, Query(description="Wins over `Accept`; PNG without either.")] = None,
+    size: Annotated[int | None, Query(ge=16, le=1024, description="Longest edge; never enlarges.")] = None,
+) -> Response:
+    """PNG and WebP are lossless. Immutable: cache it for ever, privately."""
+    sample = gallery.require_sample(session, sample_id)
+    chosen = format or accepted_image_format(request.headers.get("accept"))
+    return immutable_response(
+        request,
+        etag=gallery.image_etag(sample.sha256, format=chosen, size=size),
+        media_type=f"image/{chosen}",
+        content=lambda: gallery.image_bytes(blobs, sample.sha256, format=chosen, size=size),
+        vary="Accept",
+    )
+
+
+@router.get("/{sample_id}/transitions", summary="One noise along its checkpoints", responses=problems(404))
+def get_transitions(sample_id: UUID, session: ReadSession, _caller: CurrentOperator) -> list[Transition]:
+    """What the same seed, steps and eta became at every checkpoint of the sample's line, in order: the base, then every
+    saved epoch. A checkpoint that did not draw it has no sample."""
+    return gallery.transitions(session, sample_id)

@@ -1,0 +1,34 @@
+"""What FastAPI cannot derive by itself for /api/v1/openapi.json: the problem document and the schemas of job specs."""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic.json_schema import models_json_schema
+
+from app.domain.specs import SPEC_OF_KIND
+from app.web.api.problems import Problem
+
+_REF = "#/components/schemas/{model}"
+
+
+def install_openapi(app: FastAPI) -> None:
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _describe(app)
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend the document
+
+
+def _describe(app: FastAPI) -> dict[str, Any]:
+    document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
+    models = [(model, "validation") for model in (*SPEC_OF_KIND.values(), Problem)]
+    _, schemas = models_json_schema(models, ref_template=_REF)  # type: ignore[arg-type]
+    document["components"]["schemas"] |= schemas["$defs"]
+    kinds = {kind.value: _REF.format(model=model.__name__) for kind, model in SPEC_OF_KIND.items()}
+    document["components"]["schemas"]["JobIn"]["properties"]["spec"] = {
+        "description": "Hyperparameters of this kind of job.",
+        "anyOf": [{"$ref": ref} for ref in kinds.values()],
+    }
+    return document
