@@ -13,7 +13,16 @@ from jaxtyping import Float
 from scipy.linalg import cho_factor, cho_solve, solve_triangular
 
 _NEWTON_STEPS = 50
-_TOLERANCE = 1e-8
+_TOLERANCE = 1e-6
+"""Newton stops where the next step would gain less than this, in nats."""
+
+PRIOR_VARIANCES = (0.01, 1000.0)
+"""Bounds of a block's prior variance; blocks have unit mean squared norm, so 1 means rewards of about one nat."""
+
+_FIRST_VARIANCE = 10.0
+_FIXED_POINT_STEPS = 20
+_SETTLED = 0.2
+"""The fixed point has settled when no variance changes by more than this, in logs."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +58,8 @@ def fit(
     left_share: Float[np.ndarray, " p"],
     weights: Float[np.ndarray, " p"],
     prior_variance: Float[np.ndarray, " d"],
+    *,
+    start: Float[np.ndarray, " d"] | None = None,
 ) -> Posterior:
     """The posterior of w given `p` votes.
 
@@ -57,11 +68,12 @@ def fit(
         left_share: 1 for left, 0 for right, 0.5 for a tie.
         weights: how much each vote counts.
         prior_variance: positive, one a feature.
+        start: where Newton's method begins; zero unless given, and no matter for the result.
     """
     scale = np.sqrt(prior_variance)
     # In units of the prior's standard deviation the prior is N(0, 1) and the problem is well conditioned.
     scaled = differences * scale
-    w = np.zeros(scaled.shape[1])
+    w = np.zeros(scaled.shape[1]) if start is None else start / scale
     value = _log_posterior(scaled, left_share, weights, w)
     factor = None
     for _ in range(_NEWTON_STEPS):
@@ -92,37 +104,30 @@ def fit_block_scales(
     left_share: Float[np.ndarray, " p"],
     weights: Float[np.ndarray, " p"],
     widths: Sequence[int],
-    *,
-    start: Sequence[float] | None = None,
 ) -> tuple[tuple[float, ...], Posterior]:
-    """Prior variances, one a block of features, that make the votes most probable: coordinate ascent on the evidence.
+    """Prior variances, one a block of features, that make the votes most probable, and the posterior under them.
+
+    MacKay's fixed point on the evidence: a block's variance is the squared length of its part of w over the number of
+    its directions that the votes determine, gamma (MacKay 1992, eq. 4.9). A block that says nothing shrinks to the
+    lower bound of `PRIOR_VARIANCES`.
 
     Args:
         widths: number of features in each block, in order; they sum to `d`.
-        start: variances to begin with; empty begins at 10 everywhere.
-
-    Returns:
-        the variances, each within `PRIOR_VARIANCES`, and the posterior under them.
     """
-    low, high = PRIOR_VARIANCES
-    scales = list(start) if start is not None else [10.0] * len(widths)
-    best = fit(differences, left_share, weights, np.repeat(scales, widths))
-    for factor in (10.0, 3.0):
-        improved = True
-        while improved:
-            improved = False
-            for block in range(len(widths)):
-                for change in (1 / factor, factor):
-                    trial = list(scales)
-                    trial[block] = float(np.clip(trial[block] * change, low, high))
-                    posterior = fit(differences, left_share, weights, np.repeat(trial, widths))
-                    if posterior.log_evidence > best.log_evidence + 0.05:
-                        scales, best, improved = trial, posterior, True
-    return tuple(scales), best
-
-
-PRIOR_VARIANCES = (0.01, 1000.0)
-"""Bounds of a block's prior variance; blocks have unit mean squared norm, so 1 means rewards of about one nat."""
+    variances = np.full(len(widths), _FIRST_VARIANCE)
+    edges = np.cumsum([0, *widths[:-1]])
+    posterior = fit(differences, left_share, weights, np.repeat(variances, widths))
+    for _ in range(_FIXED_POINT_STEPS):
+        length = np.add.reduceat(np.square(posterior.mean), edges)
+        undetermined = np.add.reduceat(np.square(posterior.root).sum(axis=1), edges) / variances
+        gamma = np.maximum(np.array(widths) - undetermined, 1e-9)
+        updated = np.clip(length / gamma, *PRIOR_VARIANCES)
+        change = float(np.abs(np.log(updated / variances)).max())
+        variances = updated
+        posterior = fit(differences, left_share, weights, np.repeat(variances, widths), start=posterior.mean)
+        if change < _SETTLED:
+            break
+    return tuple(variances.tolist()), posterior
 
 
 def _log_posterior(
