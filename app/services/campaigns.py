@@ -12,6 +12,7 @@ from app.db.queries import accounts as account_queries
 from app.db.queries import campaigns as queries
 from app.db.queries import gallery as gallery_queries
 from app.db.queries import labeling as labeling_queries
+from app.db.queries.keyset import Position, Slice
 from app.domain.enums import CampaignStatus, Role, Strategy
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.services.accounts import Principal
@@ -113,11 +114,12 @@ def get_campaign(session: Session, campaign_id: UUID, viewer: Principal) -> Camp
 
 
 def list_campaigns(
-    session: Session, viewer: Principal, *, after: tuple[datetime, UUID] | None = None, limit: int = 50
-) -> Sequence[CampaignView | RaterCampaignView]:
+    session: Session, viewer: Principal, *, after: Position | None = None, limit: int = 50
+) -> Slice[CampaignView | RaterCampaignView]:
     """Newest first: all of them for operators, for raters those that they may take part in."""
     visible_to = None if viewer.role.covers(Role.OPERATOR) else viewer.user_id
-    return _views(session, queries.campaigns(session, visible_to=visible_to, after=after, limit=limit), viewer)
+    found = queries.campaigns(session, visible_to=visible_to, after=after, limit=limit)
+    return Slice(list(_views(session, found.items, viewer)), found.end)
 
 
 def add_raters(

@@ -1,6 +1,6 @@
 """Draws the pairs that a rater may see next, by the campaign's strategy. `app.domain.pairing` holds the rules."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
@@ -43,8 +43,8 @@ class PairSource:
         self._rng = rng
         self._checkpoints: Sequence[Checkpoint] = campaign_queries.checkpoints_of(session, campaign.id)
 
-    def draw(self, n: int) -> list[Candidate]:
-        """Up to `n` random candidates; some may be used up already."""
+    def draw(self, n: int) -> Iterable[Candidate]:
+        """Up to `n` random candidates, drawn as they are asked for; some may be used up already."""
         if self._campaign.strategy is Strategy.TOURNAMENT:
             return self._draw_twins(n)
         if self._campaign.strategy is Strategy.UNCERTAINTY:
@@ -105,19 +105,16 @@ class PairSource:
         reference, *challengers = (checkpoint.id for checkpoint in self._checkpoints)
         return queries.shared_noise_counts(self._session, reference, challengers)
 
-    def _draw_uncertain(self, n: int) -> list[Candidate]:
+    def _draw_uncertain(self, n: int) -> Iterable[Candidate]:
         reward_model_id = queries.newest_reward_model_id(self._session, self._campaign.id)
         if reward_model_id is None:
             return self._draw_uniform(n)
-        candidates = []
-        for _ in range(n):
-            if self._rng.random() < pairing.RANDOM_SHARE:
-                candidates += self._draw_uniform(1)
-            else:
-                candidates += self._least_certain_of(
-                    self._draw_uniform(pairing.UNCERTAINTY_CANDIDATES), reward_model_id
-                )
-        return candidates
+        return (candidate for _ in range(n) for candidate in self._draw_one_uncertain(reward_model_id))
+
+    def _draw_one_uncertain(self, reward_model_id: UUID) -> list[Candidate]:
+        if self._rng.random() < pairing.RANDOM_SHARE:
+            return self._draw_uniform(1)
+        return self._least_certain_of(self._draw_uniform(pairing.UNCERTAINTY_CANDIDATES), reward_model_id)
 
     def _least_certain_of(self, pool: Sequence[Candidate], reward_model_id: UUID) -> list[Candidate]:
         """The one that the reward model is least sure of; where none has rewards yet, the first."""

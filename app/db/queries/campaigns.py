@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select, tuple_
+from sqlalchemy import Select, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import (
@@ -21,6 +21,7 @@ from app.db.models import (
     User,
 )
 from app.db.queries.bulk import insert_or_ignore
+from app.db.queries.keyset import Position, Slice, newest_first
 from app.domain.enums import Choice
 
 
@@ -75,17 +76,13 @@ def is_member(session: Session, campaign_id: UUID, user_id: UUID) -> bool:
     return session.get(CampaignRater, (campaign_id, user_id)) is not None
 
 
-def campaigns(
-    session: Session, *, visible_to: UUID | None, after: tuple[datetime, UUID] | None, limit: int
-) -> Sequence[Campaign]:
+def campaigns(session: Session, *, visible_to: UUID | None, after: Position | None, limit: int) -> Slice[Campaign]:
     """Newest first. `visible_to` leaves only what this rater may take part in; None shows all."""
-    query = select(Campaign).order_by(Campaign.created_at.desc(), Campaign.id.desc()).limit(limit)
+    statement = select(Campaign)
     if visible_to is not None:
         own = select(CampaignRater.campaign_id).where(CampaignRater.user_id == visible_to)
-        query = query.where(or_(Campaign.open, Campaign.id.in_(own)))
-    if after is not None:
-        query = query.where(tuple_(Campaign.created_at, Campaign.id) < after)
-    return session.scalars(query).all()
+        statement = statement.where(or_(Campaign.open, Campaign.id.in_(own)))
+    return newest_first(session, statement, (Campaign.created_at, Campaign.id), after=after, limit=limit)
 
 
 def checkpoints_of(session: Session, campaign_id: UUID) -> Sequence[Checkpoint]:
