@@ -1,6 +1,6 @@
 """Administration of people and programs: who there is, their tokens, who may no longer come in."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
@@ -14,6 +14,8 @@ from app.domain.enums import Role
 from app.domain.errors import ConflictError, InvalidSpecError, NotFoundError
 from app.services import accounts
 from app.services.accounts import Principal
+
+_LINK_VALID_FOR = timedelta(days=1)
 
 
 class UserView(BaseModel):
@@ -79,6 +81,20 @@ def create_user(
         raise ConflictError(f"There is a user named {name!r} already; choose another name.") from error
     _record(session, who, "user.create", user.id, now, name=name, role=role.value)
     return _view_user(user)
+
+
+def create_login_link(session: Session, who: Principal, user_id: UUID, now: datetime) -> str:
+    """The secret of a link that signs one browser in as this user, once, within a day.
+
+    Raises:
+        NotFoundError: there is no such user.
+        ConflictError: the user is disabled.
+    """
+    user = _require_user(session, user_id)
+    if user.disabled_at is not None:
+        raise ConflictError(f"{user.name} is disabled and cannot sign in.")
+    _record(session, who, "user.login_link", user_id, now, name=user.name)
+    return accounts.create_login_token(session, user, now, valid_for=_LINK_VALID_FOR)
 
 
 def disable_user(session: Session, who: Principal, user_id: UUID, now: datetime) -> None:

@@ -171,3 +171,7 @@ def events_of_kind(session: Session, job_id: UUID, kind: EventKind, *, last: int
         .limit(last)
     ).all()
     return rows[::-1]
+
+
+def last_event_seq(session: Session, job_id: UUID) -> int:
+    return session.scalar(select(Job.last_event_seq).where(Job.id == job_id)) or 0

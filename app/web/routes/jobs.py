@@ -1,0 +1,130 @@
+"""Jobs: the queue, one run as it goes on, and what an operator may ask of it."""
+
+from typing import Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
+from sqlalchemy.orm import Session
+
+from app.db.queries import pages as queries
+from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.jobs import SUPPORTED_JOB_KINDS
+from app.services import checkpoints, gallery, jobs
+from app.services.checkpoints import CheckpointView
+from app.services.job_views import JobView
+from app.web.deps import CurrentOperator, Now, Queue, ReadSession, WriteSession
+from app.web.pagination import After, encode_cursor
+from app.web.routes.grids import EpochGrid, grid_of
+from app.web.templating import render
+
+router = APIRouter(prefix="/jobs")
+
+_LOG_LINES = 200
+_GRID_SEEDS = 6
+
+KIND_TITLES: dict[JobKind, tuple[str, str]] = {
+    JobKind.SAMPLE: ("Draw samples", "A seed gives the same noise at every checkpoint, so images can be compared."),
+    JobKind.REWARD_MODEL: ("Train a reward model", "Learns what raters prefer from a campaign's votes, frozen now."),
+    JobKind.FINETUNE: ("Finetune", "Moves a checkpoint toward rewards by reinforcement learning (DDPO)."),
+    JobKind.EVALUATE: ("Evaluate", "Mean and standard error of rewards on fixed seeds, for each checkpoint."),
+    JobKind.PRETRAIN: ("Pretrain", "Trains a base model on a folder of images or a rendered style."),
+}
+
+
+@router.get("")
+def list_jobs(
+    request: Request,
+    session: ReadSession,
+    _operator: CurrentOperator,
+    after: After,
+    status: JobStatus | None = None,
+    kind: JobKind | None = None,
+) -> Response:
+    found = jobs.list_jobs(session, status=status, kind=kind, after=after, limit=40)
+    return render(
+        request,
+        "jobs/index.html",
+        {
+            "jobs": found.items,
+            "next_cursor": encode_cursor(*found.end) if found.end else None,
+            "status_filter": status,
+            "kind_filter": kind,
+            "statuses": list(JobStatus),
+            "kinds": [kind for kind in JobKind if kind in SUPPORTED_JOB_KINDS],
+            "titles": KIND_TITLES,
+        },
+    )
+
+
+@router.get("/{job_id}")
+def show_job(request: Request, session: ReadSession, _operator: CurrentOperator, job_id: UUID) -> Response:
+    job = jobs.get_job(session, job_id)
+    log = queries.events_of_kind(session, job_id, EventKind.LOG, last=_LOG_LINES)
+    return render(
+        request,
+        "jobs/show.html",
+        {
+            "job": job,
+            "title": KIND_TITLES[job.kind][0] if job.kind in KIND_TITLES else job.kind.value,
+            "last_seq": queries.last_event_seq(session, job_id),
+            "metrics": jobs.metrics(session, job_id),
+            "log": [event.payload.get("message", "") for event in log],
+            "inputs": _named_inputs(session, job),
+            "settings": _flat(job.spec),
+            "grid": epoch_grid(session, job),
+            "drawn": gallery.list_samples(session, checkpoint_id=UUID(job.spec["checkpoint_id"]), limit=16).items
+            if job.kind is JobKind.SAMPLE
+            else [],
+        },
+    )
+
+
+@router.post("/{job_id}/{action}")
+def act(
+    session: WriteSession,
+    queue: Queue,
+    _operator: CurrentOperator,
+    job_id: UUID,
+    action: Literal["cancel", "resume", "retry"],
+    now: Now,
+) -> Response:
+    match action:
+        case "cancel":
+            jobs.cancel(session, job_id, now)
+        case "resume":
+            jobs.resume(session, queue, job_id, now)
+        case "retry":
+            jobs.retry(session, queue, job_id, now)
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+def epoch_grid(session: Session, job: JobView) -> EpochGrid | None:
+    """The fixed seeds of a finetune at its base and at every epoch that was saved so far."""
+    if job.kind is not JobKind.FINETUNE:
+        return None
+    base = checkpoints.get_checkpoint(session, UUID(job.spec["checkpoint_id"]))
+    line = [base, *checkpoints.views_of(session, queries.epochs_of_job(session, job.id))]
+    seed = job.spec["eval"]["seed"]
+    return grid_of(session, line, seeds=range(seed, seed + _GRID_SEEDS)) if len(line) > 1 else None
+
+
+def _named_inputs(session: Session, job: JobView) -> list[CheckpointView]:
+    """The checkpoints that the job starts from."""
+    ids = [job.spec.get("checkpoint_id"), job.spec.get("init_checkpoint_id"), *job.spec.get("checkpoint_ids", ())]
+    return [checkpoints.get_checkpoint(session, UUID(id)) for id in ids if id]
+
+
+def _flat(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """The spec as lines of `path`, value; what is empty is left out."""
+    lines: list[tuple[str, str]] = []
+    for name, value in spec.items():
+        if isinstance(value, dict):
+            lines += _flat(value, f"{prefix}{name}.")
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            for index, item in enumerate(value):
+                lines += _flat(item, f"{prefix}{name}.{index}.")
+        elif value not in (None, [], {}):
+            text = ", ".join(str(item) for item in value) if isinstance(value, list) else str(value)
+            lines.append((f"{prefix}{name}", text))
+    return lines

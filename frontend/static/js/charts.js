@@ -1,0 +1,136 @@
+// Small line charts of per-epoch series, with quantile bands, in the page's own colours.
+import uPlot from "../vendor/uplot/uPlot.esm.js";
+
+const HEIGHT = 176;
+
+/** What a finetune shows. `band` names the column of quantile lists and the places of the outer and inner pair in it. */
+export const FINETUNE_CHARTS = [
+  { title: "Reward", unit: "", series: ["reward_mean", "eval_reward_mean"], labels: ["mean", "fixed seeds"],
+    band: { column: "reward_quantiles", pairs: [[0, 4], [1, 3]] } },
+  { title: "KL to the base", unit: "nats", series: ["kl_nats"], labels: [""] },
+  { title: "Clip fraction", unit: "", series: ["clip_fraction"], labels: [""] },
+  { title: "Gradient norm", unit: "", series: ["grad_norm"], labels: [""] },
+  { title: "Learning rate", unit: "", series: ["lr"], labels: [""] },
+  { title: "Diversity", unit: "", series: ["diversity"], labels: [""] },
+];
+
+/** One chart a numeric column, for jobs whose series are not known in advance. */
+export function chartsOf(columns) {
+  return Object.keys(columns)
+    .filter((name) => name !== "epoch" && columns[name].some((value) => typeof value === "number"))
+    .map((name) => ({ title: name.replaceAll("_", " "), unit: "", series: [name], labels: [""] }));
+}
+
+/** @returns {string} a number to three significant digits */
+export function figure(value) {
+  if (value === null || value === undefined) return "–";
+  const size = Math.abs(value);
+  const text = size !== 0 && (size < 1e-3 || size >= 1e6) ? value.toExponential(1) : String(Number(value.toPrecision(3)));
+  return text.replace("-", "−");
+}
+
+export class Chart {
+  /**
+   * @param {HTMLElement} parent
+   * @param {object} description one of `FINETUNE_CHARTS`
+   */
+  constructor(parent, description) {
+    this.description = description;
+    this.root = document.createElement("figure");
+    this.root.className = "chart";
+    const heading = document.createElement("h3");
+    const name = document.createElement("span");
+    name.textContent = description.title;
+    if (description.unit) {
+      const unit = document.createElement("span");
+      unit.className = "unit";
+      unit.textContent = ` ${description.unit}`;
+      name.append(unit);
+    }
+    this.now = document.createElement("span");
+    this.now.className = "now";
+    heading.append(name, this.now);
+    this.plotArea = document.createElement("div");
+    this.plotArea.className = "plot";
+    this.plotArea.setAttribute("role", "img");
+    this.root.append(heading, this.plotArea);
+    parent.append(this.root);
+    new ResizeObserver(() => this.plot?.setSize({ width: this.#width(), height: HEIGHT })).observe(this.root);
+    document.addEventListener("themechange", () => this.#rebuild());
+  }
+
+  /** @param {Record<string, (number|number[]|null)[]>} columns the job's metrics */
+  update(columns) {
+    const { series, band } = this.description;
+    const has = series.some((name) => columns[name]?.some((value) => typeof value === "number"));
+    this.root.hidden = !has;
+    if (!has) return;
+    const empty = columns.epoch.map(() => null);
+    this.data = [columns.epoch, ...series.map((name) => columns[name] ?? empty)];
+    for (const pair of band?.pairs ?? []) {
+      for (const place of pair) this.data.push((columns[band.column] ?? empty).map((values) => values?.[place] ?? null));
+    }
+    if (this.plot) this.plot.setData(this.data);
+    else this.#rebuild();
+    this.#say(columns.epoch.length - 1);
+    const values = (columns[series[0]] ?? empty).filter((value) => typeof value === "number");
+    this.plotArea.setAttribute(
+      "aria-label",
+      `${this.description.title} from ${figure(values[0])} to ${figure(values.at(-1))} over ${columns.epoch.length} epochs`,
+    );
+  }
+
+  #rebuild() {
+    if (!this.data) return;
+    this.plot?.destroy();
+    const css = getComputedStyle(document.documentElement);
+    const colour = (name) => css.getPropertyValue(name).trim();
+    const strokes = [colour("--accent"), colour("--text")];
+    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 0.5 }, ticks: { show: false }, font: "11px system-ui" };
+    const { series, band } = this.description;
+    const bandSeries = (band?.pairs ?? []).flatMap(() => [{}, {}]).map(() => ({ stroke: "transparent", points: { show: false } }));
+    const first = 1 + series.length;
+    const options = {
+      width: this.#width(),
+      height: HEIGHT,
+      legend: { show: false },
+      cursor: { drag: { x: false, y: false }, points: { size: 6 } },
+      scales: { x: { time: false } },
+      axes: [
+        { ...axis, size: 26, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000] },
+        { ...axis, size: 52, values: (_, ticks) => ticks.map(figure) },
+      ],
+      series: [
+        {},
+        ...series.map((_, index) => ({
+          stroke: strokes[index],
+          width: 2,
+          dash: index ? [5, 4] : undefined,
+          spanGaps: true,
+          points: { show: (plot) => plot.data[0].length < 30, size: 5, fill: strokes[index] },
+        })),
+        ...bandSeries,
+      ],
+      // uPlot fills from the upper series to the lower one
+      bands: (band?.pairs ?? []).map((_, index) => ({
+        series: [first + 2 * index + 1, first + 2 * index],
+        fill: `color-mix(in srgb, ${colour("--accent")} ${index ? 22 : 14}%, transparent)`,
+      })),
+      hooks: { setCursor: [(plot) => this.#say(plot.cursor.idx ?? this.data[0].length - 1)] },
+    };
+    this.plot = new uPlot(options, this.data, this.plotArea);
+  }
+
+  #say(index) {
+    const { series, labels } = this.description;
+    const values = series
+      .map((name, place) => ({ label: labels[place], value: this.data[place + 1][index] }))
+      .filter(({ value }) => typeof value === "number")
+      .map(({ label, value }) => (label ? `${label} ${figure(value)}` : figure(value)));
+    this.now.textContent = values.join(" · ");
+  }
+
+  #width() {
+    return Math.max(160, this.plotArea.clientWidth);
+  }
+}
