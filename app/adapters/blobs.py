@@ -20,6 +20,9 @@ from app.domain.errors import CorruptDataError, NotFoundError, UnavailableError
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
 
+READINESS_PROBE = b"tastemaker readiness probe"
+"""The blob that `check` writes; no row refers to it."""
+
 
 def sha256_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
@@ -100,6 +103,16 @@ class BlobStore:
     def size(self, digest: str) -> int:
         return int(self._fs.size(self._path(digest)))
 
+    def names(self) -> Iterator[tuple[str, int]]:
+        """Every blob in the store with its size in bytes, folder by folder; half-written files are left out."""
+        if not self._fs.exists(self._root):
+            return
+        for folder in sorted(self._fs.ls(self._root, detail=False)):
+            for path, info in self._fs.find(folder, detail=True).items():
+                name = path.rpartition("/")[2]
+                if _SHA256.fullmatch(name):
+                    yield name, int(info["size"])
+
     def delete(self, digest: str) -> None:
         if self.exists(digest):
             self._fs.rm_file(self._path(digest))
@@ -107,7 +120,7 @@ class BlobStore:
     def check(self) -> None:
         """Raise UnavailableError unless the store can be written and read."""
         try:
-            self.get(self.put(b"tastemaker readiness probe"))
+            self.get(self.put(READINESS_PROBE))
         except Exception as error:
             raise UnavailableError(f"The blob store at {self._root} cannot be used: {error}") from error
 

@@ -1,0 +1,32 @@
+"""Backups and their neighbours work on a small world with real rows and blobs."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ops_world import World, build_world
+
+from app.adapters.blobs import BlobStore
+from app.adapters.clock import Clock
+from app.config import Settings
+from app.db.session import Database
+
+
+@pytest.fixture
+def blobs(settings: Settings) -> BlobStore:
+    return BlobStore(settings.blob_root)
+
+
+@pytest.fixture
+def world(database: Database, blobs: BlobStore, clock: Clock) -> World:
+    return build_world(database, blobs, clock)
+
+
+@pytest.fixture
+def backup_file(tmp_path: Path) -> Path:
+    return tmp_path / "backup.tar"
+
+
+@pytest.fixture
+def blobs_of() -> Callable[[Path], BlobStore]:
+    return lambda folder: BlobStore(str(folder))
