@@ -1,4 +1,4 @@
-"""Pretraining: DDPM training from random weights or a checkpoint (arXiv:2006.11239, Algorithm 1), resumable bit for bit."""
+"""Pretraining a DDPM (arXiv:2006.11239, Algorithm 1) from random weights or a checkpoint, resumable bit for bit."""
 
 import copy
 import math
