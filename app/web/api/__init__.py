@@ -2,7 +2,18 @@
 
 from fastapi import APIRouter
 
-from app.web.api import checkpoints, health, jobs, media, people, rewards, samples
+from app.web.api import (
+    campaigns,
+    checkpoints,
+    comparisons,
+    health,
+    jobs,
+    media,
+    people,
+    reward_models,
+    rewards,
+    samples,
+)
 from app.web.api.problems import problems
 
 _v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
@@ -11,6 +22,9 @@ _v1.include_router(samples.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)
+_v1.include_router(campaigns.router)
+_v1.include_router(comparisons.router)
+_v1.include_router(reward_models.router)
 
 router = APIRouter()
 router.include_router(health.router)

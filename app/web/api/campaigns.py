@@ -18,7 +18,7 @@ from app.web.deps import CurrentOperator, CurrentPrincipal, CurrentSettings, Now
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 
-router = APIRouter(prefix="/api/v1/campaigns", tags=["campaigns"], route_class=ApiRoute)
+router = APIRouter(prefix="/campaigns", tags=["campaigns"], route_class=ApiRoute)
 
 _MEDIA_TYPES = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
 

@@ -16,7 +16,7 @@ from app.web.api.problems import problems
 from app.web.deps import Blobs, CurrentPrincipal, CurrentSettings, Now, ReadSession, WriteSession
 from app.web.idempotency import ApiRoute
 
-router = APIRouter(prefix="/api/v1", tags=["comparisons"], route_class=ApiRoute)
+router = APIRouter(tags=["comparisons"], route_class=ApiRoute)
 
 
 def _rng() -> Random:

@@ -14,7 +14,7 @@ from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, Re
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 
-router = APIRouter(prefix="/api/v1/reward-models", tags=["reward models"], route_class=ApiRoute)
+router = APIRouter(prefix="/reward-models", tags=["reward models"], route_class=ApiRoute)
 
 
 class SamplesIn(BaseModel):
