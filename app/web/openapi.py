@@ -1,4 +1,4 @@
-"""What FastAPI cannot derive by itself for /api/v1/openapi.json: the problem document and the schemas of job specs."""
+"""What FastAPI cannot derive for /api/v1/openapi.json: problem documents, the specs of jobs, idempotency keys."""
 
 from typing import Any
 
@@ -8,7 +8,16 @@ from pydantic.json_schema import models_json_schema
 
 from app.domain.specs import SPEC_OF_KIND
 from app.web.api.problems import Problem
+from app.web.idempotency import HEADER
 
+_IDEMPOTENCY_KEY = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string", "minLength": 1, "maxLength": 200},
+    "description": "The same call with the same key acts once, and is answered as it was the first time, for a day.",
+    "example": "6f1f6f0e-8f7a-4d5e-9b53-2f6c3c1f7a10",
+}
 _REF = "#/components/schemas/{model}"
 
 
@@ -31,4 +40,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
         "description": "Hyperparameters of this kind of job.",
         "anyOf": [{"$ref": ref} for ref in kinds.values()],
     }
+    for methods in document["paths"].values():
+        if "post" in methods:
+            methods["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     return document

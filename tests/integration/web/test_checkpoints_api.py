@@ -18,6 +18,8 @@ from app.domain.enums import JobKind, JobStatus
 
 Headers = dict[str, str]
 URL = "/api/v1/checkpoints"
+ON_SQLITE_ALONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+"""For tests in which no SQL of interest runs."""
 
 
 def register(client: TestClient, headers: Headers, source: str, name: str = "mine") -> Any:
@@ -50,6 +52,7 @@ def test_a_checkpoint_shows_its_measurements(client: TestClient, world: Any, ope
     assert (body["kind"], body["tags"], body["diversity"], body["parent_id"]) == ("base", ["good"], 2.5, None)
 
 
+@ON_SQLITE_ALONE
 @pytest.mark.parametrize("path", [f"/{uuid4()}", f"/{uuid4()}/lineage", f"/{uuid4()}/download"])
 def test_an_unknown_checkpoint_is_404(client: TestClient, operator: Headers, path: str) -> None:
     answer = client.get(URL + path, headers=operator)
@@ -57,6 +60,7 @@ def test_an_unknown_checkpoint_is_404(client: TestClient, operator: Headers, pat
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+@ON_SQLITE_ALONE
 @pytest.mark.parametrize("id", ["..", "..%2f..", "%2e%2e", "1", "a#b", "..%5c"])
 def test_an_id_that_is_no_uuid_finds_nothing(client: TestClient, operator: Headers, id: str) -> None:
     assert client.get(f"{URL}/{id}", headers=operator).status_code in (404, 422)
@@ -75,6 +79,7 @@ def test_the_bundled_model_is_registered_once(client: TestClient, operator: Head
     assert register(client, operator, "critters-64", "another name").status_code == 201
 
 
+@ON_SQLITE_ALONE
 def test_a_download_is_the_folder_that_was_registered(client: TestClient, operator: Headers) -> None:
     id = register(client, operator, "critters-64").json()["id"]
     answer = client.get(f"{URL}/{id}/download", headers=operator)
@@ -95,6 +100,7 @@ def models(settings: Settings) -> Path:
     return settings.models_root
 
 
+@ON_SQLITE_ALONE
 def test_a_folder_inside_the_models_folder_can_be_registered(
     client: TestClient, operator: Headers, models: Path
 ) -> None:
@@ -103,6 +109,7 @@ def test_a_folder_inside_the_models_folder_can_be_registered(
     assert answer.json()["source"] == "lab/good"
 
 
+@ON_SQLITE_ALONE
 @pytest.mark.parametrize(
     "source",
     [
@@ -117,6 +124,7 @@ def test_a_path_that_is_not_plain_is_refused(client: TestClient, operator: Heade
     assert [error["field"] for error in answer.json()["errors"]] == ["source"]
 
 
+@ON_SQLITE_ALONE
 def test_a_link_out_of_the_models_folder_is_refused(
     client: TestClient, operator: Headers, models: Path, tmp_path: Path
 ) -> None:
@@ -127,12 +135,14 @@ def test_a_link_out_of_the_models_folder_is_refused(
     assert "link" in answer.json()["detail"]
 
 
+@ON_SQLITE_ALONE
 def test_a_name_that_is_nowhere_says_what_there_is(client: TestClient, operator: Headers, models: Path) -> None:
     answer = register(client, operator, "nothing-here")
     assert answer.status_code == 422
     assert "critters-64" in answer.json()["detail"]
 
 
+@ON_SQLITE_ALONE
 def test_a_pickle_in_a_checkpoint_is_refused_by_name(client: TestClient, operator: Headers, models: Path) -> None:
     (models / "lab" / "good" / "unet" / "weights.bin").write_bytes(b"\x80\x04.")
     answer = register(client, operator, "lab/good")
@@ -140,6 +150,7 @@ def test_a_pickle_in_a_checkpoint_is_refused_by_name(client: TestClient, operato
     assert "weights.bin" in answer.json()["detail"]
 
 
+@ON_SQLITE_ALONE
 def test_a_torn_checkpoint_is_refused_by_name(client: TestClient, operator: Headers, models: Path) -> None:
     weights = models / "lab" / "good" / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
@@ -148,6 +159,7 @@ def test_a_torn_checkpoint_is_refused_by_name(client: TestClient, operator: Head
     assert "diffusion_pytorch_model.safetensors" in answer.json()["detail"]
 
 
+@ON_SQLITE_ALONE
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -199,6 +211,7 @@ def test_lineage_walks_to_the_votes_and_back_to_the_base(client: TestClient, wor
     assert {item["id"] for item in below["descendants"]} == {str(early), str(late), str(tuned)}
 
 
+@ON_SQLITE_ALONE
 def test_a_tampered_blob_breaks_the_download(
     client: TestClient, world: Any, operator: Headers, settings: Settings
 ) -> None:
