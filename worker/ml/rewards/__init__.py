@@ -2,6 +2,7 @@
 
 from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardPlugin, Rewards
 from worker.ml.rewards.combined import CombinedReward
+from worker.ml.rewards.host import RewardHost
 from worker.ml.rewards.registry import build_reward, catalogue
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "CombinedReward",
     "Images",
     "Reward",
+    "RewardHost",
     "RewardInfo",
     "RewardPlugin",
     "Rewards",

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from app.domain.errors import InvalidSpecError, JobError
+from app.domain.errors import InvalidSpecError, JobError, TastemakerError
+from worker.ml.rewards.host import RewardHost
 
 Images = UInt8[np.ndarray, "n h w 3"]
 Rewards = Float[np.ndarray, " n"]
@@ -43,9 +44,10 @@ class RewardInfo:
 class RewardPlugin:
     """One entry of the registry. Third parties expose one as an entry point of the group `tastemaker.rewards`."""
 
-    describe: Callable[[], RewardInfo]
+    name: str
+    describe: Callable[[RewardHost], RewardInfo]
     build: Callable[..., Reward]
-    """Called with the term's `params` as keywords; raises InvalidSpecError where they make no sense."""
+    """Called with the host, and the term's `params` as keywords; raises InvalidSpecError where they make no sense."""
 
 
 class CheckedReward:
@@ -59,9 +61,20 @@ class CheckedReward:
         """Rewards as float64.
 
         Raises:
-            JobError: the reward gave the wrong shape, or a value that is not a finite number.
+            JobError: the reward failed, gave the wrong shape, or a value that is not a finite number; or the images
+                are not decoded.
         """
-        rewards = np.asarray(self._reward(images), dtype=np.float64)
+        if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+            raise JobError(
+                f"The reward {self.name!r} was given {images.dtype} of shape {images.shape}; rewards take decoded "
+                "images, uint8 of shape (n, h, w, 3)."
+            )
+        try:
+            rewards = np.asarray(self._reward(images), dtype=np.float64)
+        except TastemakerError:
+            raise
+        except Exception as error:  # a plugin of others may raise anything; the operator must learn whose it was
+            raise JobError(f"The reward {self.name!r} failed: {type(error).__name__}: {error}") from error
         if rewards.shape != (len(images),):
             raise JobError(
                 f"The reward {self.name!r} returned shape {rewards.shape} for {len(images)} images; "

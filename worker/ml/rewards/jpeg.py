@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from worker.ml.rewards.base import Images, RewardInfo, RewardPlugin, Rewards, require_between
+from worker.ml.rewards.host import RewardHost
 
 _POOL = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="jpeg")
 
@@ -28,7 +29,7 @@ class JpegSize:
         return buffer.tell() / 1000
 
 
-def _compressibility() -> RewardInfo:
+def _compressibility(_: RewardHost) -> RewardInfo:
     return RewardInfo(
         name="jpeg_compressibility",
         title="JPEG compressibility",
@@ -40,7 +41,7 @@ def _compressibility() -> RewardInfo:
     )
 
 
-def _incompressibility() -> RewardInfo:
+def _incompressibility(_: RewardHost) -> RewardInfo:
     return RewardInfo(
         name="jpeg_incompressibility",
         title="JPEG incompressibility",
@@ -53,6 +54,6 @@ def _incompressibility() -> RewardInfo:
 
 
 PLUGINS = (
-    RewardPlugin(_compressibility, lambda **params: JpegSize(sign=-1, **params)),
-    RewardPlugin(_incompressibility, lambda **params: JpegSize(sign=1, **params)),
+    RewardPlugin("jpeg_compressibility", _compressibility, lambda _, **params: JpegSize(sign=-1, **params)),
+    RewardPlugin("jpeg_incompressibility", _incompressibility, lambda _, **params: JpegSize(sign=1, **params)),
 )

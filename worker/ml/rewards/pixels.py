@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from worker.ml.rewards.base import Images, RewardInfo, RewardPlugin, Rewards
+from worker.ml.rewards.host import RewardHost
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -35,7 +36,7 @@ def sharpness(images: Images) -> Rewards:
     return np.asarray((laplacian**2).mean(axis=(1, 2)))
 
 
-def _brightness() -> RewardInfo:
+def _brightness(_: RewardHost) -> RewardInfo:
     return RewardInfo(
         name="brightness",
         title="Brightness",
@@ -47,7 +48,7 @@ def _brightness() -> RewardInfo:
     )
 
 
-def _colourfulness() -> RewardInfo:
+def _colourfulness(_: RewardHost) -> RewardInfo:
     return RewardInfo(
         name="colourfulness",
         title="Colourfulness",
@@ -59,7 +60,7 @@ def _colourfulness() -> RewardInfo:
     )
 
 
-def _sharpness() -> RewardInfo:
+def _sharpness(_: RewardHost) -> RewardInfo:
     return RewardInfo(
         name="sharpness",
         title="Sharpness",
@@ -72,7 +73,7 @@ def _sharpness() -> RewardInfo:
 
 
 PLUGINS = (
-    RewardPlugin(_brightness, lambda: brightness),
-    RewardPlugin(_colourfulness, lambda: colourfulness),
-    RewardPlugin(_sharpness, lambda: sharpness),
+    RewardPlugin("brightness", _brightness, lambda _: brightness),
+    RewardPlugin("colourfulness", _colourfulness, lambda _: colourfulness),
+    RewardPlugin("sharpness", _sharpness, lambda _: sharpness),
 )

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from uuid import UUID
 
-from app.domain.errors import InvalidSpecError
+from app.domain.errors import InvalidSpecError, UnavailableError
 from app.domain.specs import RewardTerm
-from worker.ml.rewards import jpeg, pixels
+from worker.ml.rewards import aesthetic, age, clip_similarity, jpeg, pixels
 from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardPlugin, Rewards
 from worker.ml.rewards.combined import CombinedReward
+from worker.ml.rewards.host import RewardHost
 
 ENTRY_POINT_GROUP = "tastemaker.rewards"
 PREFERENCE = RewardInfo(
@@ -25,28 +26,57 @@ PREFERENCE = RewardInfo(
 
 @lru_cache(maxsize=1)
 def _plugins() -> dict[str, RewardPlugin]:
-    plugins = {plugin.describe().name: plugin for plugin in (*jpeg.PLUGINS, *pixels.PLUGINS)}
+    built_in = (*jpeg.PLUGINS, *pixels.PLUGINS, *aesthetic.PLUGINS, *clip_similarity.PLUGINS, *age.PLUGINS)
+    plugins = {plugin.name: plugin for plugin in built_in}
     for entry_point in entry_points(group=ENTRY_POINT_GROUP):
-        plugins.setdefault(entry_point.name, entry_point.load())
+        plugins.setdefault(entry_point.name, _load(entry_point))
     return plugins
 
 
-def catalogue() -> list[RewardInfo]:
-    """Every reward that a spec may name, built-in ones first, `preference` last."""
-    return [*(plugin.describe() for plugin in _plugins().values()), PREFERENCE]
+def _load(entry_point: EntryPoint) -> RewardPlugin:
+    """A third party's plugin; one that cannot be imported stays in the list, with the reason."""
+    try:
+        plugin: RewardPlugin = entry_point.load()
+    except Exception as error:
+        why_not = f"The plugin {entry_point.value} cannot be imported: {type(error).__name__}: {error}"
+        info = RewardInfo(
+            name=entry_point.name,
+            title=entry_point.name,
+            description="A plugin.",
+            unit="",
+            direction="",
+            range=(None, None),
+            needs="",
+            can_run=False,
+            why_not=why_not,
+        )
+
+        def refuse(_: RewardHost, **params: object) -> Reward:
+            raise UnavailableError(why_not)
+
+        return RewardPlugin(entry_point.name, lambda _: info, refuse)
+    return plugin
 
 
-def build_reward(terms: Sequence[RewardTerm], *, preference: Callable[[UUID], Reward]) -> Reward:
+def catalogue(host: RewardHost) -> list[RewardInfo]:
+    """Every reward that a spec may name and whether it can run on `host`, built-in ones first, `preference` last."""
+    return [*(plugin.describe(host) for plugin in _plugins().values()), PREFERENCE]
+
+
+def build_reward(
+    terms: Sequence[RewardTerm], *, preference: Callable[[UUID], Reward], host: RewardHost | None = None
+) -> Reward:
     """The reward that `terms` describe: one term times its weight, or several standardised ones summed.
 
     Args:
         preference: loads a learned reward by its id.
+        host: where weights are; None for one without a weights folder, on the CPU.
 
     Raises:
         InvalidSpecError: an unknown reward or a parameter that it does not take; names both.
         UnavailableError: the reward's weights cannot be reached here.
     """
-    rewards = [CheckedReward(term.name, _build(term, preference)) for term in terms]
+    rewards = [CheckedReward(term.name, _build(term, preference, host or RewardHost())) for term in terms]
     if len(rewards) == 1:
         return Weighted(rewards[0], terms[0].weight)
     return CombinedReward(rewards, [term.weight for term in terms])
@@ -63,14 +93,14 @@ class Weighted:
         return self._weight * self._reward(images)
 
 
-def _build(term: RewardTerm, preference: Callable[[UUID], Reward]) -> Reward:
+def _build(term: RewardTerm, preference: Callable[[UUID], Reward], host: RewardHost) -> Reward:
     if term.reward_model_id is not None:
         return preference(term.reward_model_id)
     plugin = _plugins().get(term.name)
     if plugin is None:
-        known = ", ".join(info.name for info in catalogue())
+        known = ", ".join((*_plugins(), PREFERENCE.name))
         raise InvalidSpecError(f"There is no reward {term.name!r}; known: {known}.")
     try:
-        return plugin.build(**term.params)
+        return plugin.build(host, **term.params)
     except TypeError as error:
         raise InvalidSpecError(f"The reward {term.name!r} does not take these parameters: {error}.") from error
