@@ -6,6 +6,7 @@ The attempt records how it ended by itself; where it cannot (killed, database aw
 import logging
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from multiprocessing.connection import wait
@@ -13,7 +14,6 @@ from multiprocessing.connection import wait
 import torch
 from sqlalchemy.exc import OperationalError
 
-import worker.jobs.drawing  # noqa: F401  (for the server that children are forked from: what every job needs)
 from app.config import get_settings
 from app.db.models import Job
 from app.db.queries import jobs as queries
@@ -22,8 +22,9 @@ from app.domain.enums import JobStatus
 from app.domain.errors import JobCancelledError, TastemakerError
 from worker.jobs.context import JobContext
 from worker.jobs.fence import Fence, LostClaimError
-from worker.jobs.handlers import handler_of
+from worker.jobs.handlers import HANDLERS
 from worker.jobs.monitor import JobMonitor
+from worker.jobs.resume import delete_state
 from worker.jobs.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,11 @@ def main(claim: Claim) -> None:
 
 
 def _end_with_worker() -> None:
-    """However the worker ends, this process does too, at once: no orphan goes on computing."""
+    """However the worker ends, this process and all it has started do too: no orphan computes on."""
     worker_process = multiprocessing.parent_process()
     assert worker_process is not None
     wait([worker_process.sentinel])
-    os._exit(1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def run_attempt(runtime: Runtime, claim: Claim) -> None:
@@ -75,10 +76,12 @@ def _run_handler(runtime: Runtime, fence: Fence, job: Job) -> tuple[JobStatus, s
         device=choose_device(runtime.settings.device),
     )
     try:
-        record = handler_of(job.kind)(context)
+        record = HANDLERS[job.kind](context)
         with fence.transaction() as session:
             result = record(session)
+            state = session.get_one(Job, job.id).resume_sha256
             queries.finish(session, job.id, JobStatus.SUCCEEDED, clock.now(), result=result)
+        delete_state(runtime.database, runtime.blobs, state)
     except JobCancelledError as cancelled:
         context.monitor.log(cancelled.detail)
         return JobStatus.CANCELLED, None

@@ -19,7 +19,7 @@ from app.domain.errors import JobError
 from worker.jobs.context import JobContext
 from worker.jobs.images import encode_png
 from worker.ml.policy import Policy, load_policy
-from worker.ml.rollout import Guidance, draw_samples
+from worker.ml.rollout import draw_samples
 
 
 def load_checkpoint(context: JobContext, checkpoint_id: UUID) -> Checkpoint:
@@ -61,7 +61,6 @@ def draw_missing(
     recipe: Recipe,
     seeds: Sequence[int],
     *,
-    guidance: Guidance | None = None,
     fraction: tuple[float, float] = (0.0, 1.0),
 ) -> int:
     """Draw the seeds that this recipe has no sample of. Returns how many there were.
@@ -90,7 +89,6 @@ def draw_missing(
         eta=recipe.eta,
         monitor=context.monitor,
         batch_size=context.settings.sample_batch_size,
-        guidance=guidance,
         fraction=(done_before, end),
         on_batch=store,
     )

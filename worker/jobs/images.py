@@ -7,7 +7,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError
 
 from app.adapters.blobs import BlobStore
-from app.domain.errors import CorruptDataError
+from app.domain.errors import CorruptDataError, JobError
 
 Pixels = UInt8[np.ndarray, "h w 3"]
 
@@ -33,5 +33,13 @@ def load_image(blobs: BlobStore, sha256: str) -> Pixels:
 
 
 def load_images(blobs: BlobStore, sha256s: list[str]) -> UInt8[np.ndarray, "n h w 3"]:
-    """Stored samples as one array; they must be of one size."""
-    return np.stack([load_image(blobs, sha256) for sha256 in sha256s])
+    """Stored samples as one array.
+
+    Raises:
+        JobError: they are not all of one size.
+    """
+    images = [load_image(blobs, sha256) for sha256 in sha256s]
+    sizes = {f"{image.shape[1]}x{image.shape[0]}" for image in images}
+    if len(sizes) > 1:
+        raise JobError(f"The samples are of different sizes ({', '.join(sorted(sizes))}); use checkpoints of one size.")
+    return np.stack(images)

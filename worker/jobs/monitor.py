@@ -10,7 +10,7 @@ from app.db.queries import jobs as queries
 from app.domain.enums import EventKind
 from worker.jobs.eta import EtaEstimator
 from worker.jobs.fence import Fence
-from worker.ml.progress import Metric
+from worker.ml.progress import Metric, Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -72,6 +72,21 @@ class JobMonitor:
 
     def _now(self) -> float:
         return self._clock.now().timestamp()
+
+
+class PartMonitor:
+    """A monitor for one part of a job: its progress from 0 to 1 becomes the job's from `start` to `end`."""
+
+    def __init__(self, monitor: Monitor, start: float, end: float) -> None:
+        self.log = monitor.log
+        self.metrics = monitor.metrics
+        self.should_stop = monitor.should_stop
+        self._progress = monitor.progress
+        self._start = start
+        self._end = end
+
+    def progress(self, fraction: float, *, stage: str) -> None:
+        self._progress(self._start + (self._end - self._start) * fraction, stage=stage)
 
 
 def _json_safe(value: Metric) -> Any:

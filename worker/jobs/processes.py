@@ -24,6 +24,13 @@ def start_server() -> None:
     forkserver.ensure_running()
 
 
+def wait_for_server() -> None:
+    """Return once the server can fork, which it cannot while it imports."""
+    probe = _context.Process(target=os.getpid)
+    probe.start()
+    probe.join()
+
+
 class ChildProcess:
     """A forked child that calls a function of a module, which only it imports: the worker itself has no torch."""
 

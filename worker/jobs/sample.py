@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.db.queries.samples import Recipe
+from app.domain.errors import JobError
 from app.domain.specs import SampleSpec
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import draw_missing, load_checkpoint
@@ -12,13 +13,10 @@ from worker.jobs.drawing import draw_missing, load_checkpoint
 
 def run(context: JobContext) -> Record:
     spec = SampleSpec.model_validate(context.job.spec)
+    if spec.guidance is not None:
+        raise JobError("Guided sampling needs an encoder with a text tower, and this worker has none; leave it out.")
     checkpoint = load_checkpoint(context, spec.checkpoint_id)
-    recipe = Recipe(
-        checkpoint_id=checkpoint.id,
-        steps=spec.steps,
-        eta=spec.eta,
-        guidance=spec.guidance.model_dump() if spec.guidance is not None else None,
-    )
+    recipe = Recipe(checkpoint.id, spec.steps, spec.eta)
     seeds = range(spec.seed, spec.seed + spec.n)
     drawn = draw_missing(context, checkpoint, recipe, seeds)
 

@@ -92,6 +92,10 @@ def save_policy(policy: Policy, folder: Path) -> None:
     """Write a folder that `DDPMPipeline.from_pretrained` and `load_policy` open; weights as contiguous safetensors."""
     scheduler = DDPMScheduler.from_config(policy.scheduler_config)
     DDPMPipeline(unet=policy.unet, scheduler=scheduler).save_pretrained(folder, safe_serialization=True)
+    config_path = folder / "unet" / "config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8"))
+    config.pop("_name_or_path", None)  # where the weights were loaded from: equal models must make equal files
+    config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_config(folder: Path, path: Path) -> dict[str, Any]:

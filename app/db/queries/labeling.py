@@ -4,14 +4,14 @@ Whoever leases holds the campaign's row first, so that overlap and budget are co
 wait for each other's pairs; on SQLite the whole write transaction is exclusive anyway. Votes lock their lease only.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Campaign, Comparison, Pair, Preference, RewardModel, Sample
@@ -182,11 +182,7 @@ def samples_at(session: Session, places: Sequence[Place]) -> dict[Place, UUID]:
     """The ids of the samples at these places; a place that is empty is left out."""
     found: dict[Place, UUID] = {}
     for chunk in in_chunks(places):
-        rows = session.execute(
-            select(Sample.checkpoint_id, Sample.ordinal, Sample.id).where(
-                or_(*(and_(Sample.checkpoint_id == place[0], Sample.ordinal == place[1]) for place in set(chunk)))
-            )
-        )
+        rows = session.execute(select(Sample.checkpoint_id, Sample.ordinal, Sample.id).where(_at_places(Sample, chunk)))
         found.update((Place(checkpoint_id, ordinal), id) for checkpoint_id, ordinal, id in rows)
     return found
 
@@ -197,7 +193,7 @@ def twins_at(session: Session, reference_id: UUID, places: Sequence[Place]) -> d
     rows = session.execute(
         select(own.checkpoint_id, own.ordinal, own.id, twin.id)
         .join(twin, _same_noise(own, twin, reference_id))
-        .where(or_(*(and_(own.checkpoint_id == place[0], own.ordinal == place[1]) for place in set(places))))
+        .where(_at_places(own, places))
     )
     return {Place(checkpoint_id, ordinal): (own_id, twin_id) for checkpoint_id, ordinal, own_id, twin_id in rows}
 
@@ -277,10 +273,21 @@ def _used_up(campaign: Campaign, rater_id: UUID) -> ColumnElement[bool]:
     return or_(Pair.n_leased >= campaign.overlap, _had_by(rater_id))
 
 
+def _at_places(sample: type[Sample], places: Sequence[Place]) -> ColumnElement[bool]:
+    """Spelled so that both databases look every place up in the unique index; SQLite scans for an IN of tuples."""
+    ordinals: dict[UUID, list[int]] = defaultdict(list)
+    for place in places:
+        ordinals[place.checkpoint_id].append(place.ordinal)
+    return or_(*(and_(sample.checkpoint_id == id, sample.ordinal.in_(some)) for id, some in ordinals.items()))
+
+
 def _same_noise(own: type[Sample], twin: type[Sample], reference_id: UUID) -> ColumnElement[bool]:
-    recipe = tuple_(own.seed, own.steps, own.eta, own.guidance_key)
     return and_(
-        twin.checkpoint_id == reference_id, recipe == tuple_(twin.seed, twin.steps, twin.eta, twin.guidance_key)
+        twin.checkpoint_id == reference_id,
+        twin.seed == own.seed,
+        twin.steps == own.steps,
+        twin.eta == own.eta,
+        twin.guidance_key == own.guidance_key,
     )
 
 

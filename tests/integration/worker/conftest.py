@@ -161,6 +161,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> It
         "TASTEMAKER_BROKER_URL": f"redis+socket://{sockets / 'valkey.sock'}",
         "TASTEMAKER_DEVICE": "cpu",
         "TASTEMAKER_SAMPLE_BATCH_SIZE": "4",
+        "TASTEMAKER_WORKER_CONCURRENCY": "64",  # one thread a job: tiny tensors gain nothing from more
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
@@ -178,17 +179,22 @@ def stack(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> It
     shutil.rmtree(sockets)
 
 
-@pytest.fixture
-def tiny_checkpoint(stack: Stack, tiny_model: Path) -> Checkpoint:
-    """A base checkpoint of its own for every test, so that none sees another's samples."""
+def add_base(stack: Stack, folder: Path) -> Checkpoint:
+    """Register a folder as a base checkpoint."""
     with stack.database.writer() as session:
         checkpoint = Checkpoint(
             name="tiny",
             kind=CheckpointKind.BASE,
             source="test",
-            manifest_sha256=store_folder(stack.blobs, tiny_model),
-            image_size=validate_folder(tiny_model).image_size,
+            manifest_sha256=store_folder(stack.blobs, folder),
+            image_size=validate_folder(folder).image_size,
             created_at=datetime.now(UTC),
         )
         session.add(checkpoint)
     return checkpoint
+
+
+@pytest.fixture
+def tiny_checkpoint(stack: Stack, tiny_model: Path) -> Checkpoint:
+    """A base checkpoint of its own for every test, so that none sees another's samples."""
+    return add_base(stack, tiny_model)

@@ -1,0 +1,124 @@
+"""Finetuning through a real worker: cancel, kill -9, and resume to the very same weights."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import select, update
+
+from app.db.models import Checkpoint, Job, JobEvent, Measurement, Sample, SampleReward
+from app.domain.enums import EventKind, JobKind, JobStatus
+from tests.integration.worker.conftest import Stack, add_base
+
+EPOCHS = 9
+
+
+@pytest.fixture(scope="module")
+def base(stack: Stack, tiny_model: Path) -> Checkpoint:
+    return add_base(stack, tiny_model)
+
+
+@pytest.fixture(scope="module")
+def spec(base: Checkpoint) -> dict[str, Any]:
+    return {
+        "checkpoint_id": str(base.id),
+        "reward": {"name": "brightness"},
+        "epochs": EPOCHS,
+        "samples_per_epoch": 16,
+        "steps": 8,
+        "batch_size": 32,
+        "updates_per_epoch": 2,
+        "ema": 0.9,
+        "lr": {"peak": 1e-3},
+        "eval": {"every": 3, "n": 4},
+        "guard": {"holdout_rewards": [{"name": "sharpness"}]},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(stack: Stack, spec: dict[str, Any]) -> Job:
+    """A run that nothing happens to; what happens to the others must not show in their weights."""
+    return stack.finish(stack.add_job(JobKind.FINETUNE, spec), seconds=120)
+
+
+def manifests(stack: Stack, job_id: UUID) -> dict[int | None, str]:
+    """The hash of every file of every saved epoch, by epoch: equal hashes are equal weights, bit for bit."""
+    with stack.database.reader() as session:
+        rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
+    assert len({row.epoch for row in rows}) == len(rows)
+    return {row.epoch: row.manifest_sha256 for row in rows}
+
+
+def epochs_in_log(stack: Stack, job_id: UUID) -> list[int]:
+    with stack.database.reader() as session:
+        events = session.scalars(
+            select(JobEvent).where(JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS).order_by(JobEvent.seq)
+        )
+        return [event.payload["epoch"] for event in events]
+
+
+def test_a_run_leaves_a_checkpoint_with_samples_and_rewards_an_evaluated_epoch(
+    stack: Stack, base: Checkpoint, undisturbed: Job
+) -> None:
+    job = undisturbed
+    with stack.database.reader() as session:
+        rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.epoch)).all()
+        assert [row.epoch for row in rows] == [3, 6, 9]
+        assert job.result == {"checkpoint_id": str(rows[-1].id), "epochs": EPOCHS, "stopped_by": None}
+        for row in [base, *rows]:
+            samples = session.scalars(select(Sample).where(Sample.checkpoint_id == row.id)).all()
+            assert sorted(sample.seed for sample in samples) == [650, 651, 652, 653]
+            for name in ("brightness", "sharpness"):
+                values = session.scalars(
+                    select(SampleReward.value).where(
+                        SampleReward.sample_id.in_([sample.id for sample in samples]), SampleReward.name == name
+                    )
+                ).all()
+                measured = session.get_one(Measurement, (row.id, name))
+                assert measured.n == len(values) == 4
+                assert measured.mean == pytest.approx(sum(values) / 4)
+        assert all(row.parent_id == base.id and row.kl_nats is not None for row in rows)
+    assert job.resume_sha256 is None
+    assert epochs_in_log(stack, job.id) == list(range(EPOCHS + 1))
+
+
+def test_a_worker_killed_in_the_middle_changes_nothing_about_the_result(
+    stack: Stack, spec: dict[str, Any], undisturbed: Job
+) -> None:
+    job_id = stack.add_job(JobKind.FINETUNE, spec)
+    stack.wait_for(job_id, lambda job: 3 in epochs_in_log(stack, job_id) and job.resume_sha256 is not None)
+    stack.kill_worker()
+    state = stack.job(job_id).resume_sha256
+    assert state is not None
+    assert stack.job(job_id).status is JobStatus.RUNNING
+    stack.start_worker()
+    job = stack.finish(job_id, seconds=120)
+    assert job.attempts == 2
+    assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
+    assert epochs_in_log(stack, job_id).count(1) == 1, "the second attempt began at a saved state, not from the start"
+    assert not stack.blobs.exists(state)
+
+
+def test_a_cancelled_run_can_be_resumed_to_the_same_result(
+    stack: Stack, spec: dict[str, Any], undisturbed: Job
+) -> None:
+    job_id = stack.add_job(JobKind.FINETUNE, spec)
+    stack.wait_for(job_id, lambda job: 1 in epochs_in_log(stack, job_id))
+    with stack.database.writer() as session:
+        session.execute(update(Job).where(Job.id == job_id).values(cancel_requested=True))
+    cancelled = stack.wait_for(job_id, lambda job: job.status.is_final)
+    assert cancelled.status is JobStatus.CANCELLED
+    assert cancelled.resume_sha256 is not None
+    assert EPOCHS not in epochs_in_log(stack, job_id)
+    with stack.database.writer() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(status=JobStatus.QUEUED, sent_at=datetime.now(UTC), attempts_without_progress=0)
+        )
+    stack.queue.send(JobKind.FINETUNE, job_id)
+    stack.finish(job_id, seconds=120)
+    assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
+    assert sorted(set(epochs_in_log(stack, job_id))) == list(range(EPOCHS + 1))
