@@ -62,6 +62,14 @@ class Settings(BaseSettings):
     max_upload_bytes: int = Field(default=10_000_000, ge=1000)
     max_event_streams: int = Field(default=200, ge=1)
     """Open server-sent event streams per web process."""
+    requests_per_second_per_token: float = Field(default=200, ge=1)
+    """How often one token or browser session may call on the long run; ten seconds' worth may come at once."""
+    requests_per_second_per_address: float = Field(default=1000, ge=1)
+    """The same for one address: a whole lab may sit behind it."""
+    failed_logins_per_minute: int = Field(default=10, ge=1, le=1000)
+    """Sign-in attempts that may fail from one address."""
+    metrics_on_loopback: bool = False
+    """Whether /metrics answers this machine without a token, for a Prometheus beside it."""
 
     def require_real_secret(self) -> None:
         """Refuse to serve other people with a secret that anyone could know.

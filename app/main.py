@@ -13,7 +13,10 @@ from app.config import Settings, get_settings
 from app.db.session import Database
 from app.web import api, routes
 from app.web.errors import install_error_handlers
+from app.web.logging import install_request_logging
+from app.web.metrics import install_metrics
 from app.web.openapi import install_openapi
+from app.web.rate_limits import install_rate_limits
 from app.web.security import install_security
 from app.web.state import AppState
 from app.web.static import VersionedStaticFiles
@@ -36,6 +39,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         with state.event_streams.ended_by_signals():
             yield
+        await limiter.close()
         database.dispose()
 
     app = FastAPI(
@@ -50,7 +54,10 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     )
     app.state.tastemaker = state
     install_error_handlers(app)
+    limiter = install_rate_limits(app, settings)
     install_security(app, settings)
+    install_metrics(app, state)
+    install_request_logging(app)  # the last is the outermost: refusals of the others are logged too
     install_openapi(app)
     app.include_router(api.router)
     app.include_router(routes.router)

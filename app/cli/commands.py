@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from app import __version__
 from app.adapters.clock import SystemClock
 from app.cli import ops
+from app.cli.processes import share_metrics
 from app.config import Settings, get_settings
 from app.db.migrate import migrate as migrate_database
 from app.db.session import Database
 from app.domain.enums import Role
 from app.domain.errors import TastemakerError
+from app.logs import logging_config
 from app.services import accounts
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Interactive RLHF for diffusion models.")
@@ -64,6 +66,8 @@ def serve(workers: Annotated[int, typer.Option(help="Web processes.", min=1, max
     import uvicorn
 
     settings = get_settings()
+    if workers > 1:
+        share_metrics(settings.data_dir)
     uvicorn.run(
         "app.main:create_app",
         factory=True,
@@ -71,6 +75,8 @@ def serve(workers: Annotated[int, typer.Option(help="Web processes.", min=1, max
         port=settings.port,
         workers=workers,
         proxy_headers=settings.base_url is not None,
+        log_config=logging_config(),
+        access_log=False,  # ours has request ids and no query strings, which may hold secrets
         timeout_graceful_shutdown=5,
         server_header=False,
     )

@@ -4,6 +4,7 @@ order, restarted when they fall over."""
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +25,14 @@ class Program:
     name: str
     command: Sequence[str]
     log: Path
+
+
+def share_metrics(data_dir: Path) -> None:
+    """Have the web processes to be started count into files of one fresh folder, so that each can answer for all."""
+    folder = (data_dir / "cache" / "metrics").absolute()
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
 
 
 class Supervisor:

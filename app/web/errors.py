@@ -22,6 +22,11 @@ def install_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _on_unexpected)
 
 
+def answer_error(request: Request, error: TastemakerError) -> Response:
+    """The answer to an error for middleware, which the exception handlers do not reach."""
+    return _on_tastemaker_error(request, error)
+
+
 def _on_tastemaker_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, TastemakerError)
     errors = error.errors if isinstance(error, InvalidSpecError) else None

@@ -9,6 +9,7 @@ from app.web.api import (
     health,
     jobs,
     media,
+    metrics,
     people,
     reward_models,
     rewards,
@@ -28,5 +29,6 @@ _v1.include_router(reward_models.router)
 
 router = APIRouter()
 router.include_router(health.router)
+router.include_router(metrics.router, responses=problems(401, 403))
 router.include_router(media.router, responses=problems(401, 403, 422))
 router.include_router(_v1)
