@@ -51,7 +51,11 @@ class Learner:
         self.parameters = {name: p for name, p in policy.unet.named_parameters() if p.requires_grad}
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()} if spec.ema > 0 else {}
         self.optimizer = torch.optim.AdamW(
-            self.parameters.values(), lr=spec.lr.peak, weight_decay=spec.weight_decay, fused=True
+            self.parameters.values(),
+            lr=spec.lr.peak,
+            eps=spec.adam_eps,
+            weight_decay=spec.weight_decay,
+            fused=True,
         )
         self._spec = spec
         self._updates_per_epoch = spec.updates_per_epoch * spec.inner_epochs
@@ -153,7 +157,8 @@ class Learner:
                 reference = self.reference.predict(x_t, timesteps)
             anchor = ddim.transition_mean(schedule, step, *ddim.predict(schedule, step, x_t, reference))
             loss = loss + self._spec.kl_coef * ddim.gaussian_kl(schedule, step, mean, anchor) / dimensions
-        total = loss.sum() / transitions_in_update
+        weights = ddim.step_weights(schedule).to(device)[step]
+        total = (weights * loss).sum() / transitions_in_update
         if not bool(torch.isfinite(total)):
             raise JobError("The loss is not finite; lower lr.peak or clip_nats, or train in fp32.")
         torch.autograd.backward(total)

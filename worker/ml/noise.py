@@ -29,11 +29,12 @@ def noise_of_step(
 
 def generator(seed: int, step: int) -> np.random.Generator:
     """The random stream that belongs to (seed, step), both in [0, 2**64)."""
-    return np.random.Generator(np.random.Philox(key=[seed, step]))
+    key = np.array([seed, step], dtype=np.uint64)  # as a list, keys above 2**63 would go through float64
+    return np.random.Generator(np.random.Philox(key=key))
 
 
 def training_seeds(run_seed: int, epoch: int, n: int) -> list[int]:
     """Seeds of an epoch's rollouts: distinct for every (run, epoch) and, by their highest bit, from any seed that a
     person can choose, so that evaluation samples are never trained on."""
-    stream = np.random.Generator(np.random.Philox(key=[run_seed, _TRAINING | epoch]))
+    stream = generator(run_seed, _TRAINING | epoch)
     return [_TRAINING | int(seed) for seed in stream.integers(0, _TRAINING, size=n, dtype=np.uint64)]
