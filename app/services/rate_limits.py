@@ -7,11 +7,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ class RateLimiter:
         if self._redis is not None and time.monotonic() >= self._use_local_until:
             try:
                 return await self._take_shared(self._redis, limits, cost)
-            except (RedisError, OSError) as error:
+            except Exception as error:  # whatever is wrong with the counting, it must not stop the site
                 self._use_local_until = time.monotonic() + _RETRY_SHARED_SECONDS
                 logger.warning("rate limits are counted in this process for now: %s", error)
         return self._local.take(limits, cost)
@@ -103,20 +103,22 @@ class RateLimiter:
         if self._redis is not None:
             await self._redis.aclose()
 
-    async def _take_shared(self, redis: Redis, limits: Mapping[str, Limit], cost: float) -> float:
+    async def _take_shared(self, redis: "Redis", limits: Mapping[str, Limit], cost: float) -> float:
         keys = [f"tastemaker:rate:{key}" for key in limits]
         numbers: Sequence[str] = [str(cost), *(str(n) for limit in limits.values() for n in (limit.rate, limit.burst))]
         wait = await cast(Awaitable[bytes], redis.eval(_TAKE, len(keys), *keys, *numbers))
         return float(wait)
 
 
-def _connect(url: str) -> Redis | None:
+def _connect(url: str) -> "Redis | None":
     """A client for a broker that can count; None for another kind of broker."""
     scheme = urlsplit(url).scheme
     if scheme == "redis+socket":
         url = "unix" + url.removeprefix("redis+socket")
     elif scheme not in ("redis", "rediss", "valkey", "valkeys"):
         return None
+    from redis.asyncio import Redis  # takes a while to import, which `import app.main` can do without
+
     client: Redis = Redis.from_url(
         url.replace("valkey", "redis", 1) if scheme.startswith("valkey") else url,
         socket_timeout=_TIMEOUT_SECONDS,
