@@ -1,5 +1,6 @@
 """Renders Jinja2 templates with what every page shares: the reader, the time, numbers and times in words."""
 
+import math
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -63,6 +64,14 @@ def figure(value: float | None, digits: int = 3) -> str:
     return text.replace("-", "−")
 
 
+def with_error(mean: float, sem: float | None) -> tuple[str, str]:
+    """A mean and its standard error, both to the decimal where the error has its second digit: (`1.38`, `0.18`)."""
+    if not sem:
+        return figure(mean), ""
+    decimals = max(0, 1 - math.floor(math.log10(sem)))
+    return f"{mean:.{decimals}f}".replace("-", "−"), f"{sem:.{decimals}f}"
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
@@ -94,6 +103,7 @@ templates.env.filters |= {
     "duration": duration,
     "figure": figure,
     "percent": percent,
+    "with_error": with_error,
     "markdown": markdown,
     "checkpoint_colour": checkpoint_colour,
 }

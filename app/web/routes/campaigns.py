@@ -104,7 +104,7 @@ def _render_form(
         request,
         "campaigns/new.html",
         {
-            "values": values,
+            "values": {name: "" for name in CampaignIn.model_fields} | dict(values),
             "errors": errors or {},
             "checkpoints": [Option(str(row.id), f"{row.name} ({row.n_samples} samples)") for row in listed],
             "strategies": list(Strategy),

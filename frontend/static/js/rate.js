@@ -48,7 +48,7 @@ async function start() {
   if (shown && !outbox.comparisons().includes(shown)) {
     const [left, right] = pair.querySelectorAll("img");
     show({ id: shown, left, right });
-    source.fill();
+    fetchAhead();
   } else if (shown) {
     await advance();
   }
@@ -76,7 +76,14 @@ async function advance() {
   moving = false;
   if (pair) show(pair);
   else finish();
-  source.fill();
+  fetchAhead();
+}
+
+// `data-ahead` tells how many pairs can be shown without the network
+async function fetchAhead() {
+  stage.dataset.ahead = String(source.ready.length);
+  await source.fill();
+  stage.dataset.ahead = String(source.ready.length);
 }
 
 async function undo() {

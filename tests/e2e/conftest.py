@@ -1,0 +1,76 @@
+"""A site for the session, a browser, and pages that fail the test on anything that a page must not do."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from app.domain.enums import Role
+from tests.e2e.stack import Site, launch, running_site
+
+_OFFLINE_NOISE = ("net::ERR_INTERNET_DISCONNECTED", "net::ERR_FAILED")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker("e2e")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = launch(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with running_site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+OpenPage = Callable[..., Page]
+
+
+@pytest.fixture
+def open_page(browser: Browser, site: Site) -> Iterator[OpenPage]:
+    """`open_page("Nora", Role.RATER, viewport=...)` is a page in a browser of its own, signed in by a one-time link.
+
+    At the end of the test it fails on script errors, refusals by the content policy and requests to other hosts.
+    """
+    contexts: list[BrowserContext] = []
+    offences: list[str] = []
+
+    def check_request(request: Request) -> None:
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("blob", "data") and f"{parts.scheme}://{parts.netloc}" != site.url:
+            offences.append(f"request to another host: {request.url}")
+
+    def check_message(message: ConsoleMessage) -> None:
+        text = f"{message.text} {message.location.get('url', '')}"
+        expected = any(noise in text for noise in _OFFLINE_NOISE) or "status of 4" in text
+        if message.type == "error" and not expected:
+            offences.append(text)
+
+    def _open(name: str | None = "ada", role: Role = Role.ADMIN, **options: Any) -> Page:
+        context = browser.new_context(**options)
+        context.set_default_timeout(10_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", check_request)
+        page.on("console", check_message)
+        page.on("pageerror", lambda error: offences.append(str(error)))
+        if name is not None:
+            page.goto(site.login_link(name, role))
+        return page
+
+    yield _open
+    for context in contexts:
+        context.close()
+    assert not offences

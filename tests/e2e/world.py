@@ -1,0 +1,352 @@
+"""A lived-in installation for the browser tests: real rows and real images, made without a worker."""
+
+import io
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from uuid import UUID
+
+from PIL import Image, ImageOps
+from sqlalchemy.orm import Session
+
+from app.adapters.blobs import BlobStore
+from app.db.models import (
+    Campaign,
+    CampaignCheckpoint,
+    Checkpoint,
+    Comparison,
+    Job,
+    JobEvent,
+    LabelSnapshot,
+    Measurement,
+    Pair,
+    Preference,
+    RewardAvailability,
+    RewardModel,
+    Sample,
+    SampleReward,
+    User,
+)
+from app.domain.enums import (
+    CampaignStatus,
+    CheckpointKind,
+    Choice,
+    EventKind,
+    JobKind,
+    JobStatus,
+    Role,
+    Strategy,
+)
+from app.domain.pairing import canonical
+from app.domain.specs import parse_spec
+from app.services import accounts
+
+_SHEET = Path(__file__).resolve().parents[2] / "worker" / "ml" / "pretrained" / "critters-64" / "samples.png"
+_EDGE = 64
+_TILE = 128  # the sheet shows every sample twice as large
+_EPOCHS = 6
+_EVAL_SEED = 650
+_N_EVAL = 16
+_STEPS = 20
+
+
+@dataclass(frozen=True)
+class World:
+    """The ids that tests go to."""
+
+    base: UUID
+    tuned: UUID
+    """The last epoch of the finetune that has ended."""
+    finished: UUID
+    running: UUID
+    failed: UUID
+    campaign: UUID
+    """With votes of three raters."""
+    fresh_campaign: UUID
+    """Without votes, open to every rater, with guidelines."""
+    tournament: UUID
+    reward_model: UUID
+
+
+def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
+    """Fill an empty, migrated database."""
+    return _Builder(session, blobs, now).build()
+
+
+class _Builder:
+    def __init__(self, session: Session, blobs: BlobStore, now: datetime) -> None:
+        self.session, self.blobs, self.now = session, blobs, now
+        self.rng = Random(7)
+        sheet = Image.open(_SHEET).convert("RGB")
+        drawn = [
+            sheet.crop((x, y, x + _TILE, y + _TILE)).resize((_EDGE, _EDGE), Image.Resampling.BOX)
+            for y in range(0, sheet.height, _TILE)
+            for x in range(0, sheet.width, _TILE)
+        ]
+        turned = [Image.merge("RGB", [image.split()[place] for place in (1, 2, 0)]) for image in drawn]
+        self.tiles = [*drawn, *turned, *(ImageOps.mirror(image) for image in [*drawn, *turned])]
+
+    def build(self) -> World:
+        raters = [accounts.ensure_user(self.session, name, Role.RATER, self.now) for name in ("Mira", "Tomás", "Yusuf")]
+        for name, can_run, why in (
+            ("jpeg_compressibility", True, None),
+            ("jpeg_incompressibility", True, None),
+            ("aesthetic", False, "sac+logos+ava1-l14-linearMSE.safetensors is not in TASTEMAKER_WEIGHTS_DIR."),
+        ):
+            self._availability(name, can_run, why)
+        base = self._checkpoint("critters-64", CheckpointKind.BASE, age=300, tags=["bundled"])
+        drawn = self._samples(base, range(len(self.tiles)), epoch=0)
+        self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
+        self._measure(base, 0.02, 0.11)
+        campaign = self._campaign("First taste", "Which critter do you like better?", Strategy.UNIFORM, [base], age=240)
+        self._votes(campaign, drawn, raters, n=168)
+        reward_model = self._reward_model(campaign)
+        finished, tuned = self._finetune(base, reward_model)
+        running = self._running_finetune(base)
+        failed = self._job(
+            JobKind.FINETUNE, "critters-64 toward aesthetic", JobStatus.FAILED, age=60, progress=0.3,
+            spec={"checkpoint_id": str(base.id), "reward": {"name": "aesthetic"}},
+            error="The weights sac+logos+ava1-l14-linearMSE.safetensors are missing; put the file into "
+            "TASTEMAKER_WEIGHTS_DIR and resume.",
+        )  # fmt: skip
+        self._job(JobKind.SAMPLE, "Draw 64 from critters-64", JobStatus.QUEUED, age=1,
+                  spec={"checkpoint_id": str(base.id)})  # fmt: skip
+        self._job(JobKind.SAMPLE, "First samples", JobStatus.SUCCEEDED, age=280,
+                  spec={"checkpoint_id": str(base.id), "n": 96, "steps": _STEPS}, result={"n_samples": 96})  # fmt: skip
+        fresh = self._campaign(
+            "Warm and cosy", "Which critter looks **warmer**?".replace("*", ""), Strategy.UNIFORM, [base, tuned],
+            age=5, budget=400,
+            guidelines="Judge the *whole* image.\n\n- Warm: reds, oranges, browns\n- Skip when you have no opinion\n\n"
+            "<script>alert(1)</script> [a link](javascript:alert(2))",
+        )  # fmt: skip
+        tournament = self._campaign(
+            "Blind: warmer critters", "Which critter do you like better?", Strategy.TOURNAMENT, [base, tuned], age=4,
+            budget=16,
+        )  # fmt: skip
+        self.session.flush()
+        return World(
+            base=base.id, tuned=tuned.id, finished=finished.id, running=running.id, failed=failed.id,
+            campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
+        )  # fmt: skip
+
+    def _ago(self, minutes: float) -> datetime:
+        return self.now - timedelta(minutes=minutes)
+
+    def _availability(self, name: str, can_run: bool, why_not: str | None) -> None:
+        info = {
+            "title": name.replace("_", " ").capitalize(), "description": "As the worker describes it.", "unit": "",
+            "direction": "higher is more of it", "range": [None, None], "needs": "", "can_run": can_run,
+            "why_not": why_not,
+        }  # fmt: skip
+        self.session.add(RewardAvailability(name=name, info=info, updated_at=self.now))
+
+    def _checkpoint(
+        self, name: str, kind: CheckpointKind, *, age: float, parent: Checkpoint | None = None, job: Job | None = None,
+        epoch: int | None = None, kl: float | None = None, diversity: float | None = None, tags: Sequence[str] = (),
+    ) -> Checkpoint:  # fmt: skip
+        files = {"model_index.json": self.blobs.put(b'{"_class_name": "DDPMPipeline"}')}
+        row = Checkpoint(
+            name=name, kind=kind, parent_id=parent.id if parent else None, job_id=job.id if job else None, epoch=epoch,
+            source="critters-64" if parent is None else "finetune", image_size=_EDGE, kl_nats=kl, diversity=diversity,
+            manifest_sha256=self.blobs.put_json({"files": files}), tags=list(tags), n_samples=0,
+            created_at=self._ago(age),
+        )  # fmt: skip
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def _samples(self, checkpoint: Checkpoint, seeds: range, *, epoch: int) -> list[Sample]:
+        rows = []
+        for seed in seeds:
+            image = _warmer(self.tiles[seed % len(self.tiles)], epoch / _EPOCHS)
+            encoded = io.BytesIO()
+            image.save(encoded, "PNG")
+            rows.append(
+                Sample(
+                    checkpoint_id=checkpoint.id,
+                    ordinal=checkpoint.n_samples,
+                    seed=seed,
+                    steps=_STEPS,
+                    eta=1.0,
+                    guidance_key="",
+                    width=_EDGE,
+                    height=_EDGE,
+                    sha256=self.blobs.put(encoded.getvalue()),
+                    created_at=checkpoint.created_at + timedelta(milliseconds=seed),
+                )
+            )
+            checkpoint.n_samples += 1
+        self.session.add_all(rows)
+        self.session.flush()
+        return rows
+
+    def _measure(self, checkpoint: Checkpoint, mean: float, sem: float, name: str = "jpeg_compressibility") -> None:
+        self.session.add(Measurement(checkpoint_id=checkpoint.id, name=name, mean=mean, sem=sem, n=_N_EVAL))
+
+    def _campaign(
+        self, name: str, question: str, strategy: Strategy, checkpoints: Sequence[Checkpoint], *, age: float,
+        budget: int | None = None, guidelines: str = "",
+    ) -> Campaign:  # fmt: skip
+        row = Campaign(
+            name=name, question=question, guidelines=guidelines, strategy=strategy, overlap=1, budget=budget,
+            n_leased=0, open=True, status=CampaignStatus.ACTIVE, created_at=self._ago(age),
+        )  # fmt: skip
+        self.session.add(row)
+        self.session.flush()
+        self.session.add_all(
+            CampaignCheckpoint(campaign_id=row.id, checkpoint_id=checkpoint.id, position=position)
+            for position, checkpoint in enumerate(checkpoints)
+        )
+        self.session.flush()
+        return row
+
+    def _votes(self, campaign: Campaign, samples: Sequence[Sample], raters: Sequence[User], *, n: int) -> None:
+        seen = set()
+        while len(seen) < n:
+            a, b = canonical(*(sample.id for sample in self.rng.sample(list(samples), 2)))
+            if (a, b) in seen:
+                continue
+            moment = self._ago(200 - len(seen))
+            rater = raters[len(seen) % len(raters)]
+            seen.add((a, b))
+            pair = Pair(campaign_id=campaign.id, sample_a_id=a, sample_b_id=b, n_leased=1, created_at=moment)
+            self.session.add(pair)
+            self.session.flush()
+            lease = Comparison(
+                campaign_id=campaign.id, pair_id=pair.id, rater_id=rater.id, left_sample_id=a, right_sample_id=b,
+                strategy=Strategy.UNIFORM, is_random=True, selection_probability=1e-4, leased_at=moment,
+                expires_at=moment + timedelta(minutes=15), closed_at=moment,
+            )  # fmt: skip
+            self.session.add(lease)
+            self.session.flush()
+            choice = self.rng.choices(list(Choice), weights=[46, 44, 6, 2, 2])[0]
+            self.session.add(
+                Preference(
+                    comparison_id=lease.id,
+                    campaign_id=campaign.id,
+                    rater_id=rater.id,
+                    choice=choice,
+                    response_ms=self.rng.randint(600, 4000),
+                    created_at=moment,
+                    updated_at=moment,
+                )
+            )
+        campaign.n_leased += n
+
+    def _job(
+        self, kind: JobKind, name: str, status: JobStatus, *, age: float, spec: dict[str, object],
+        progress: float = 0.0, error: str | None = None, result: dict[str, object] | None = None, stage: str = "",
+        eta: float | None = None,
+    ) -> Job:  # fmt: skip
+        started = None if status is JobStatus.QUEUED else self._ago(age - 0.2)
+        row = Job(
+            kind=kind, name=name, status=status, spec=parse_spec(kind, spec).model_dump(mode="json"), inputs={},
+            progress=1.0 if status is JobStatus.SUCCEEDED else progress, stage=stage, eta_seconds=eta, error=error,
+            result=result or {}, attempts=0 if started is None else 1, last_event_seq=0, created_at=self._ago(age),
+            started_at=started, finished_at=self._ago(age - 4) if status.is_final else None, heartbeat_at=self.now,
+        )  # fmt: skip
+        self.session.add(row)
+        self.session.flush()
+        return row
+
+    def _event(self, job: Job, kind: EventKind, payload: dict[str, object]) -> None:
+        job.last_event_seq += 1
+        moment = job.created_at + timedelta(seconds=job.last_event_seq)
+        event = JobEvent(job_id=job.id, seq=job.last_event_seq, kind=kind, payload=payload, created_at=moment)
+        self.session.add(event)
+
+    def _epoch(self, job: Job, epoch: int) -> None:
+        """What a finetune reports of one epoch."""
+        mean = 1.6 * (1 - math.exp(-epoch / 3)) + self.rng.gauss(0, 0.03)
+        spread = 1.0 - 0.05 * epoch
+        quantiles = [mean + spread * z for z in (-1.28, -0.67, 0.0, 0.67, 1.28)]
+        row: dict[str, object] = {
+            "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
+            "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
+            "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,
+        }  # fmt: skip
+        self._event(job, EventKind.METRICS, row)
+        self._event(
+            job, EventKind.LOG, {"message": f"epoch {epoch}: reward {mean:.3f}, KL {0.9 * epoch**1.5:.2f} nats"}
+        )
+
+    def _finetune(self, base: Checkpoint, model: RewardModel) -> tuple[Job, Checkpoint]:
+        name = f"preference:{model.id}"
+        reward = {"name": "preference", "reward_model_id": str(model.id)}
+        job = self._job(JobKind.FINETUNE, "warmer critters", JobStatus.SUCCEEDED, age=40, spec={
+            "checkpoint_id": str(base.id), "preset": "critters-quick", "reward": reward,
+        })  # fmt: skip
+        self._measure(base, -0.04, 0.21, name)
+        row = base
+        for epoch in range(1, _EPOCHS + 1):
+            self._epoch(job, epoch)
+            row = self._checkpoint(
+                f"warmer critters · epoch {epoch}", CheckpointKind.FINETUNED, age=40 - epoch, parent=base, job=job,
+                epoch=epoch, kl=0.9 * epoch**1.5, diversity=11.5 - 0.3 * epoch,
+            )  # fmt: skip
+            samples = self._samples(row, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=epoch)
+            mean = 1.6 * (1 - math.exp(-epoch / 3))
+            self._measure(row, mean, 0.18, name)
+            self._measure(row, 0.02 + 0.03 * epoch, 0.1)
+            self.session.add_all(
+                SampleReward(sample_id=sample.id, name=name, value=mean + self.rng.gauss(0, 0.7)) for sample in samples
+            )
+        job.result = {"checkpoint_id": str(row.id), "epochs": _EPOCHS, "stopped_by": None}
+        return job, row
+
+    def _running_finetune(self, base: Checkpoint) -> Job:
+        job = self._job(
+            JobKind.FINETUNE, "smaller files", JobStatus.RUNNING, age=3, progress=0.43, eta=260.0,
+            stage="Epoch 5: sampling", spec={
+                "checkpoint_id": str(base.id), "preset": "critters-quick", "epochs": 10,
+                "reward": {"name": "jpeg_compressibility"},
+            },
+        )  # fmt: skip
+        for epoch in range(1, 5):
+            self._epoch(job, epoch)
+        return job
+
+    def _reward_model(self, campaign: Campaign) -> RewardModel:
+        lines = self.blobs.put(b'{"choice": "left"}\n')
+        snapshot = LabelSnapshot(campaign_id=campaign.id, sha256=lines, n_labels=168, created_at=self._ago(70))
+        self.session.add(snapshot)
+        job = self._job(JobKind.REWARD_MODEL, "Reward from First taste", JobStatus.SUCCEEDED, age=70,
+                        spec={"campaign_id": str(campaign.id)})  # fmt: skip
+        self.session.flush()
+        row = RewardModel(
+            job_id=job.id, campaign_id=campaign.id, snapshot_id=snapshot.id, name="Reward from First taste",
+            encoder="efficientnet-lite0", blob_sha256=lines, n_labels=168, accuracy=0.86, accuracy_low=0.8,
+            accuracy_high=0.91, human_ceiling=0.93, ece=0.041, created_at=self._ago(69),
+            report={
+                "n_heldout": 152, "seconds": 21.4,
+                "calibration": [
+                    {"p": 0.08, "freq": 0.1, "n": 34.0}, {"p": 0.29, "freq": 0.35, "n": 25.0},
+                    {"p": 0.51, "freq": 0.46, "n": 28.0}, {"p": 0.72, "freq": 0.69, "n": 29.0},
+                    {"p": 0.93, "freq": 0.91, "n": 36.0},
+                ],
+                "learning_curve": [
+                    {"n_train": 30.0, "accuracy": 0.68}, {"n_train": 60.0, "accuracy": 0.77},
+                    {"n_train": 110.0, "accuracy": 0.84}, {"n_train": 152.0, "accuracy": 0.86},
+                ],
+            },
+        )  # fmt: skip
+        self.session.add(row)
+        self.session.flush()
+        job.result = {"reward_model_id": str(row.id), "accuracy": 0.86}
+        return row
+
+
+def _warmer(image: Image.Image, share: float) -> Image.Image:
+    """The image with red raised and blue lowered: what a finetune toward warmth looks like."""
+    red, green, blue = image.split()
+    return Image.merge(
+        "RGB",
+        (
+            red.point(lambda value: value + (255 - value) * 0.45 * share),
+            green.point(lambda value: value * (1 - 0.12 * share)),
+            blue.point(lambda value: value * (1 - 0.5 * share)),
+        ),
+    )
