@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     )
     app.state.tastemaker = state
     install_error_handlers(app)
-    limiter = install_rate_limits(app, settings)
+    limiter = install_rate_limits(app, settings, state.clock)
     install_security(app, settings)
     install_metrics(app, state)
     install_request_logging(app)  # the last is the outermost: refusals of the others are logged too

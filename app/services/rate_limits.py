@@ -5,10 +5,12 @@ The buckets live in Redis or Valkey, where all web processes share them, while t
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
+
+from app.adapters.clock import Clock
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -54,13 +56,13 @@ class Limit:
 class LocalBuckets:
     """Buckets of this process. A full bucket is the same as none, so full ones are forgotten when there are many."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._monotonic = monotonic
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
         self._buckets: dict[str, tuple[float, float, Limit]] = {}
 
     def take(self, limits: Mapping[str, Limit], cost: float = 1.0) -> float:
         """Take from every bucket or from none. Returns 0, or the seconds until it would have worked."""
-        now = self._monotonic()
+        now = self._clock.now().timestamp()
         left = {key: self._left(key, limit, now) - cost for key, limit in limits.items()}
         wait = max((-n / limits[key].rate for key, n in left.items()), default=0.0)
         if wait > 0:
@@ -73,7 +75,7 @@ class LocalBuckets:
 
     def _left(self, key: str, limit: Limit, now: float) -> float:
         n, at, _ = self._buckets.get(key, (limit.burst, now, limit))
-        return min(limit.burst, n + (now - at) * limit.rate)
+        return min(limit.burst, n + max(0.0, now - at) * limit.rate)
 
     def _forget_full(self, now: float) -> None:
         full = [key for key, (_, _, limit) in self._buckets.items() if self._left(key, limit, now) >= limit.burst]
@@ -84,9 +86,9 @@ class LocalBuckets:
 class RateLimiter:
     """Takes from the shared buckets while Redis answers, from local ones for a while when it does not."""
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, clock: Clock) -> None:
         self._redis = _connect(redis_url)
-        self._local = LocalBuckets()
+        self._local = LocalBuckets(clock)
         self._use_local_until = 0.0
 
     async def take(self, limits: Mapping[str, Limit], cost: float = 1.0) -> float:

@@ -7,6 +7,7 @@ from ipaddress import IPv6Address, ip_address
 from fastapi import FastAPI, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.adapters.clock import Clock
 from app.config import Settings
 from app.domain.errors import RateLimitedError
 from app.services.rate_limits import Limit, RateLimiter
@@ -17,9 +18,9 @@ _BURST_SECONDS = 10
 _UNCOUNTED = frozenset({"/healthz", "/readyz"})
 
 
-def install_rate_limits(app: FastAPI, settings: Settings) -> RateLimiter:
+def install_rate_limits(app: FastAPI, settings: Settings, clock: Clock) -> RateLimiter:
     """Returns the limiter, which must be closed when the process ends."""
-    limiter = RateLimiter(settings.celery_broker_url)
+    limiter = RateLimiter(settings.celery_broker_url, clock)
     app.add_middleware(_RateLimitMiddleware, limiter=limiter, settings=settings)
     return limiter
 
