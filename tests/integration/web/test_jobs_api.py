@@ -1,13 +1,17 @@
 """/jobs: submit, validate, list, cancel, resume, retry, metrics."""
 
 import json
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
+from pydantic import SecretStr
 from sqlalchemy import select
 
+from app.adapters.queue import JobQueue
+from app.config import Settings
 from app.db.models import Job, JobEvent, LabelSnapshot, RewardAvailability
 from app.db.queries import jobs as job_queries
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus
@@ -332,3 +336,36 @@ def test_a_refused_submission_leaves_nothing_behind(client: TestClient, world: A
     with world.database.reader() as session:
         assert session.scalars(select(Job)).all() == []
         assert session.scalars(select(JobEvent)).all() == []
+
+
+class TestSending:
+    """With a broker in memory: what a worker would find there."""
+
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"broker_url": SecretStr("memory://")})
+
+    @pytest.fixture
+    def waiting(self, client: TestClient) -> Callable[[], int]:
+        """Messages since the test began; the memory outlives tests."""
+        queue: JobQueue = client.app.state.tastemaker.queue  # type: ignore[attr-defined]
+        before = queue.waiting()
+        return lambda: queue.waiting() - before
+
+    def test_a_message_goes_out_for_every_job_that_is_queued(
+        self, client: TestClient, world: Any, operator: Headers, waiting: Callable[[], int]
+    ) -> None:
+        submit(client, operator, "sample", {"checkpoint_id": str(world.checkpoint())})
+        assert waiting() == 1
+        client.post(f"{URL}/{world.job(status=JobStatus.FAILED)}/retry", headers=operator)
+        assert waiting() == 2
+
+    def test_a_refused_or_repeated_submission_sends_nothing(
+        self, client: TestClient, world: Any, operator: Headers, waiting: Callable[[], int]
+    ) -> None:
+        submit(client, operator, "sample", {"checkpoint_id": str(uuid4())})
+        assert waiting() == 0
+        spec = {"checkpoint_id": str(world.checkpoint())}
+        for _ in range(2):
+            submit(client, {**operator, "Idempotency-Key": "once"}, "sample", spec)
+        assert waiting() == 1
