@@ -112,7 +112,7 @@ class Stack:
         assert job is not None
         return job
 
-    def wait_for(self, job_id: UUID, arrived: Callable[[Job], bool], *, seconds: float = 60.0) -> Job:
+    def wait_for(self, job_id: UUID, arrived: Callable[[Job], bool], *, seconds: float = 120.0) -> Job:
         """The job once `arrived` holds; fails with the end of the worker's log after `seconds`."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
@@ -123,7 +123,7 @@ class Stack:
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-40:])
         pytest.fail(f"job still {job.status}, progress {job.progress}, error {job.error!r}; the worker's log:\n{tail}")
 
-    def finish(self, job_id: UUID, *, seconds: float = 60.0) -> Job:
+    def finish(self, job_id: UUID, *, seconds: float = 120.0) -> Job:
         """The job once it has succeeded."""
         job = self.wait_for(job_id, lambda job: job.status.is_final, seconds=seconds)
         assert job.status is JobStatus.SUCCEEDED, job.error

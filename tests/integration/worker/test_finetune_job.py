@@ -12,7 +12,7 @@ from app.db.models import Checkpoint, Job, JobEvent, Measurement, Sample, Sample
 from app.domain.enums import EventKind, JobKind, JobStatus
 from tests.integration.worker.conftest import Stack, add_base
 
-EPOCHS = 9
+EPOCHS = 8
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,13 @@ def spec(base: Checkpoint) -> dict[str, Any]:
         "checkpoint_id": str(base.id),
         "reward": {"name": "brightness"},
         "epochs": EPOCHS,
-        "samples_per_epoch": 16,
-        "steps": 8,
+        "samples_per_epoch": 12,
+        "steps": 6,
         "batch_size": 32,
         "updates_per_epoch": 2,
         "ema": 0.9,
         "lr": {"peak": 1e-3},
-        "eval": {"every": 3, "n": 4},
+        "eval": {"every": 4, "n": 4},
         "guard": {"holdout_rewards": [{"name": "sharpness"}]},
     }
 
@@ -40,7 +40,7 @@ def spec(base: Checkpoint) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def undisturbed(stack: Stack, spec: dict[str, Any]) -> Job:
     """A run that nothing happens to; what happens to the others must not show in their weights."""
-    return stack.finish(stack.add_job(JobKind.FINETUNE, spec), seconds=120)
+    return stack.finish(stack.add_job(JobKind.FINETUNE, spec), seconds=250)
 
 
 def manifests(stack: Stack, job_id: UUID) -> dict[int | None, str]:
@@ -65,7 +65,7 @@ def test_a_run_leaves_a_checkpoint_with_samples_and_rewards_an_evaluated_epoch(
     job = undisturbed
     with stack.database.reader() as session:
         rows = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job.id).order_by(Checkpoint.epoch)).all()
-        assert [row.epoch for row in rows] == [3, 6, 9]
+        assert [row.epoch for row in rows] == [4, 8]
         assert job.result == {"checkpoint_id": str(rows[-1].id), "epochs": EPOCHS, "stopped_by": None}
         for row in [base, *rows]:
             samples = session.scalars(select(Sample).where(Sample.checkpoint_id == row.id)).all()
@@ -88,13 +88,13 @@ def test_a_worker_killed_in_the_middle_changes_nothing_about_the_result(
     stack: Stack, spec: dict[str, Any], undisturbed: Job
 ) -> None:
     job_id = stack.add_job(JobKind.FINETUNE, spec)
-    stack.wait_for(job_id, lambda job: 3 in epochs_in_log(stack, job_id) and job.resume_sha256 is not None)
+    stack.wait_for(job_id, lambda job: 4 in epochs_in_log(stack, job_id) and job.resume_sha256 is not None)
     stack.kill_worker()
     state = stack.job(job_id).resume_sha256
     assert state is not None
     assert stack.job(job_id).status is JobStatus.RUNNING
     stack.start_worker()
-    job = stack.finish(job_id, seconds=120)
+    job = stack.finish(job_id, seconds=250)
     assert job.attempts == 2
     assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
     assert epochs_in_log(stack, job_id).count(1) == 1, "the second attempt began at a saved state, not from the start"
@@ -119,6 +119,6 @@ def test_a_cancelled_run_can_be_resumed_to_the_same_result(
             .values(status=JobStatus.QUEUED, sent_at=datetime.now(UTC), attempts_without_progress=0)
         )
     stack.queue.send(JobKind.FINETUNE, job_id)
-    stack.finish(job_id, seconds=120)
+    stack.finish(job_id, seconds=250)
     assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
     assert sorted(set(epochs_in_log(stack, job_id))) == list(range(EPOCHS + 1))
