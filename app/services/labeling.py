@@ -23,8 +23,8 @@ from app.services.pair_selection import Candidate, PairSource
 
 Side = Literal["left", "right"]
 
-_DRAWS = 6
-_DRAW_AT_LEAST = 8
+_DRAWS = (1, 8, 16, 32)
+"""At least so many random pairs a round; one is nearly always enough, and all fail only where little is left."""
 
 
 @dataclass(frozen=True)
@@ -220,29 +220,30 @@ def _lease_new(
                 expires_at=expires_at,
             )
         )
-    rng.shuffle(leases)  # a repeat must not stand out by its place
     session.add_all(leases)
     if not queries.take_budget(session, campaign.id, len(leases)):
         raise ConflictError("The campaign's budget was used up at this moment; ask again.")
     session.flush()
-    return leases
+    return sorted(leases, key=lambda lease: lease.id)  # ids are random: a repeat does not stand out by its place
 
 
 def _claims(
     session: Session, campaign: Campaign, rater_id: UUID, room: int, *, now: datetime, rng: Random
 ) -> Iterator[tuple[UUID, Candidate]]:
     """Up to `room` pairs claimed for the rater: those that others have begun, random ones, then whatever is left."""
-    left = room
-    if left <= 0:
+    claimed: set[frozenset[UUID]] = set()  # not in the database before the caller has stored the leases
+    if room <= 0:
         return
     for candidate in _candidates(session, campaign, rater_id, room, rng):
+        if frozenset(candidate.samples) in claimed:
+            continue
         pair_id = queries.claim_pair(
             session, campaign.id, candidate.samples, overlap=campaign.overlap, rater_id=rater_id, now=now
         )
         if pair_id is not None:
+            claimed.add(frozenset(candidate.samples))
             yield pair_id, candidate
-            left -= 1
-            if left == 0:
+            if len(claimed) == room:
                 return
 
 
@@ -254,8 +255,8 @@ def _candidates(session: Session, campaign: Campaign, rater_id: UUID, room: int,
                 begun.samples, begun.first.strategy, begun.first.is_random, begun.first.selection_probability
             )
     source = PairSource(session, campaign, rater_id, rng)
-    for _ in range(_DRAWS):
-        yield from source.draw(max(room, _DRAW_AT_LEAST))
+    for at_least in _DRAWS:
+        yield from source.draw(max(room, at_least))
     yield from source.scan()
 
 

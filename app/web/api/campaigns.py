@@ -48,7 +48,7 @@ class CampaignIn(BaseModel):
 class RatersIn(BaseModel):
     """Who to add: users by id, or by the name of a token that they hold (or their own name)."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"token_names": ["ada", "grace"]}})
 
     user_ids: list[UUID] = Field(default=[], max_length=1000)
     token_names: list[Annotated[str, Field(min_length=1, max_length=120)]] = Field(default=[], max_length=1000)
@@ -64,12 +64,12 @@ class Raters(BaseModel):
     items: Sequence[MemberView]
 
 
-@router.post("", status_code=201, summary="Put a question to raters", responses=problems(422))
+@router.post("", status_code=201, summary="Put a question to raters")
 def create_campaign(body: CampaignIn, session: WriteSession, operator: CurrentOperator, now: Now) -> CampaignView:
     return campaigns.create_campaign(session, **body.model_dump(), creator=operator, now=now)
 
 
-@router.get("", summary="Campaigns, newest first; raters see those that they may take part in", responses=problems(422))
+@router.get("", summary="Campaigns, newest first; raters see those that they may take part in")
 def list_campaigns(
     session: ReadSession, viewer: CurrentPrincipal, after: After, limit: Limit = 50
 ) -> Page[CampaignView | RaterCampaignView]:
@@ -81,7 +81,7 @@ def get_campaign(campaign_id: UUID, session: ReadSession, viewer: CurrentPrincip
     return campaigns.get_campaign(session, campaign_id, viewer)
 
 
-@router.post("/{campaign_id}/raters", summary="Add raters", responses=problems(404, 422))
+@router.post("/{campaign_id}/raters", summary="Add raters", responses=problems(404))
 def add_raters(
     campaign_id: UUID, body: RatersIn, session: WriteSession, _operator: CurrentOperator, now: Now
 ) -> Raters:
@@ -109,7 +109,12 @@ def get_stats(campaign_id: UUID, session: ReadSession, _operator: CurrentOperato
     "/{campaign_id}/export",
     summary="Every vote, to refit elsewhere",
     response_class=StreamingResponse,
-    responses=problems(404, 422) | {200: {"content": {media_type: {} for media_type in _MEDIA_TYPES.values()}}},
+    responses=problems(
+        404,
+        besides={
+            200: {"description": "The file.", "content": {media_type: {} for media_type in _MEDIA_TYPES.values()}}
+        },
+    ),
 )
 def export_votes(
     campaign_id: UUID,

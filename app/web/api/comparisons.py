@@ -49,7 +49,7 @@ class ComparisonOut(BaseModel):
 
 
 class PreferenceIn(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"choice": "left", "response_ms": 2300}})
 
     choice: Choice
     response_ms: int | None = Field(
@@ -61,7 +61,7 @@ class PreferenceIn(BaseModel):
     "/campaigns/{campaign_id}/comparisons",
     summary="Lease the caller's next pairs",
     response_model=list[ComparisonOut],
-    responses=problems(404, 409, 422) | {204: {"description": "No pair is left for this rater"}},
+    responses=problems(404, 409, besides={204: {"description": "No pair is left for this rater."}}),
 )
 def lease_comparisons(
     campaign_id: UUID,
@@ -94,7 +94,7 @@ def lease_comparisons(
     "/comparisons/{comparison_id}/{side}",
     summary="One image of a pair, pixels only",
     response_class=Response,
-    responses=problems(404, 422) | {200: {"content": {"image/png": {}}}},
+    responses=problems(404, besides={200: {"description": "The image.", "content": {"image/png": {}}}}),
 )
 def get_image(
     comparison_id: UUID, side: Side, session: ReadSession, blobs: Blobs, viewer: CurrentPrincipal
@@ -108,7 +108,7 @@ def get_image(
     "/comparisons/{comparison_id}/preference",
     status_code=204,
     summary="Vote",
-    responses=problems(404, 409, 410, 422),
+    responses=problems(404, 409, 410),
 )
 def record_preference(
     comparison_id: UUID,

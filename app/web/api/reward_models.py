@@ -22,7 +22,7 @@ class SamplesIn(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sample_ids: list[UUID] = Field(min_length=1, max_length=1000)
+    sample_ids: list[UUID] = Field(min_length=1, max_length=1000, examples=[["5f0c6c1e-0000-4000-8000-000000000000"]])
 
 
 class Rewards(BaseModel):
@@ -33,7 +33,7 @@ class Rewards(BaseModel):
     job_id: UUID | None
 
 
-@router.get("", summary="Reward models, newest first", responses=problems(422))
+@router.get("", summary="Reward models, newest first")
 def list_reward_models(
     session: ReadSession,
     _operator: CurrentOperator,
@@ -52,8 +52,10 @@ def get_reward_model(reward_model_id: UUID, session: ReadSession, _operator: Cur
 @router.post(
     "/{reward_model_id}/rewards",
     summary="The rewards of samples",
-    responses=problems(404, 422)
-    | {202: {"model": Rewards, "description": "Some are not known yet; the job in `Location` computes them"}},
+    responses=problems(
+        404,
+        besides={202: {"model": Rewards, "description": "Some are not known yet; the job in `Location` computes them"}},
+    ),
 )
 def score_samples(
     reward_model_id: UUID,
