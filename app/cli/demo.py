@@ -131,7 +131,7 @@ def _termination_is_interrupt() -> Iterator[None]:
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a background shell starts us with SIGINT ignored
     previous = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
