@@ -159,7 +159,8 @@ def test_a_disabled_user_is_out_at_once_and_everywhere(
     assert make_token(client, admin, user_id=user["id"]).status_code == 422
     with database.reader() as session:
         actions = list(session.scalars(select(AuditEntry.action)))
-    assert sorted(actions) == ["token.create", "user.create", "user.disable"]
+    for action in ("token.create", "user.create", "user.disable"):
+        assert actions.count(action) == 1
 
 
 @ON_SQLITE_ALONE
