@@ -82,8 +82,8 @@ def show(request: Request, session: ReadSession, operator: CurrentOperator, camp
 
 
 @router.post("/{campaign_id}/close")
-def close(session: WriteSession, _operator: CurrentOperator, campaign_id: UUID) -> Response:
-    campaigns.close_campaign(session, campaign_id)
+def close(session: WriteSession, operator: CurrentOperator, campaign_id: UUID, now: Now) -> Response:
+    campaigns.close_campaign(session, operator, campaign_id, now)
     return RedirectResponse(f"/campaigns/{campaign_id}", status_code=303)
 
 
@@ -104,7 +104,7 @@ def _render_form(
         request,
         "campaigns/new.html",
         {
-            "values": {name: "" for name in CampaignIn.model_fields} | dict(values),
+            "values": dict.fromkeys(CampaignIn.model_fields, "") | dict(values),
             "errors": errors or {},
             "checkpoints": [Option(str(row.id), f"{row.name} ({row.n_samples} samples)") for row in listed],
             "strategies": list(Strategy),

@@ -60,13 +60,14 @@ def register(
     request: Request,
     stored: Annotated[StoredSource | TastemakerError, Depends(_stored)],
     session: WriteSession,
+    operator: CurrentOperator,
     form: SubmittedForm,
     now: Now,
 ) -> Response:
     try:
         if isinstance(stored, TastemakerError):
             raise stored
-        checkpoint = checkpoints.register_base(session, stored, now)
+        checkpoint = checkpoints.register_base(session, operator, stored, now)
     except TastemakerError as refused:
         values = {field: str(form.get(field) or "") for field in ("name", "source")}
         return _library(request, session, refused=refused, values=values)

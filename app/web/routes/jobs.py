@@ -84,18 +84,18 @@ def show_job(request: Request, session: ReadSession, _operator: CurrentOperator,
 def act(
     session: WriteSession,
     queue: Queue,
-    _operator: CurrentOperator,
+    operator: CurrentOperator,
     job_id: UUID,
     action: Literal["cancel", "resume", "retry"],
     now: Now,
 ) -> Response:
     match action:
         case "cancel":
-            jobs.cancel(session, job_id, now)
+            jobs.cancel(session, operator, job_id, now)
         case "resume":
-            jobs.resume(session, queue, job_id, now)
+            jobs.resume(session, queue, operator, job_id, now)
         case "retry":
-            jobs.retry(session, queue, job_id, now)
+            jobs.retry(session, queue, operator, job_id, now)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
 

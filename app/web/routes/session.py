@@ -61,6 +61,7 @@ def logout(request: Request, session: WriteSession) -> Response:
 
 def _signed_in(settings: Settings, secret: str) -> Response:
     response = RedirectResponse("/", status_code=303)
+    response.headers["Referrer-Policy"] = "no-referrer"  # the address may hold a one-time link's secret
     response.set_cookie(
         SESSION_COOKIE,
         secret,

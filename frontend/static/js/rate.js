@@ -137,6 +137,7 @@ function finish() {
   const panel = $("finish");
   panel.hidden = false;
   if (source.closed) panel.querySelector("h2").textContent = source.closed;
+  else if (mine > 0) panel.querySelector("h2").textContent = "That was every pair for now.";
   $("count").textContent = String(mine);
   showProgress();
   panel.focus();
