@@ -90,18 +90,7 @@ def _why_not(host: RewardHost) -> str | None:
 
 
 def _describe(host: RewardHost) -> RewardInfo:
-    why_not = _why_not(host)
-    return RewardInfo(
-        name="aesthetic",
-        title="Aesthetic score",
-        description="LAION-Aesthetic V2: how much people like a picture, learned from ratings of photographs and art.",
-        unit="score, about 1 to 10",
-        direction="higher means rated as more beautiful",
-        range=(None, None),
-        needs=f"the head {HEAD} and the OpenCLIP encoder {ENCODER}",
-        can_run=why_not is None,
-        why_not=why_not,
-    )
+    return RewardInfo.of_built_in("aesthetic", _why_not(host))
 
 
 def _build(host: RewardHost) -> Reward:

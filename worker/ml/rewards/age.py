@@ -136,20 +136,9 @@ def _why_not(host: RewardHost) -> str | None:
     return next(filter(None, (why_not_local(host, f"{FOLDER}/{name}") for name in _FILES)), None)
 
 
-def _plugin(name: str, title: str, description: str, direction: str, **fixed: Any) -> RewardPlugin:
+def _plugin(name: str, **fixed: Any) -> RewardPlugin:
     def describe(host: RewardHost) -> RewardInfo:
-        why_not = _why_not(host)
-        return RewardInfo(
-            name=name,
-            title=title,
-            description=f"{description} Parameter `mode`: `logit_sum` (as in the thesis) or `probability`.",
-            unit="sum of logits, or of probabilities",
-            direction=direction,
-            range=(None, None),
-            needs=f"the age classifier {_REPO}; images of faces",
-            can_run=why_not is None,
-            why_not=why_not,
-        )
+        return RewardInfo.of_built_in(name, _why_not(host))
 
     def build(host: RewardHost, **params: Any) -> Reward:
         if overridden := sorted(set(fixed) & set(params)):
@@ -159,13 +148,4 @@ def _plugin(name: str, title: str, description: str, direction: str, **fixed: An
     return RewardPlugin(name, describe, build)
 
 
-PLUGINS = (
-    _plugin("over50", "Over 50", "Evidence that the face is of 50 years or more.", "higher means older", min_age=50),
-    _plugin("under30", "Under 30", "Evidence that the face is of under 30 years.", "higher means younger", max_age=29),
-    _plugin(
-        "age_range",
-        "Age range",
-        "Evidence that the face's age is in a range (parameters `min_age`, `max_age`: bounds of the age classes).",
-        "higher means more surely inside the range",
-    ),
-)
+PLUGINS = (_plugin("over50", min_age=50), _plugin("under30", max_age=29), _plugin("age_range"))

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol, Self, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from app.domain.errors import InvalidSpecError, JobError, TastemakerError
+from app.domain.rewards import BUILT_IN_REWARDS
 from worker.ml.rewards.host import RewardHost
 
 Images = UInt8[np.ndarray, "n h w 3"]
@@ -38,6 +39,12 @@ class RewardInfo:
     """What must be there for it to run, in words; empty where nothing is needed."""
     can_run: bool = True
     why_not: str | None = None
+
+    @classmethod
+    def of_built_in(cls, name: str, why_not: str | None) -> Self:
+        """The shared description of a built-in reward, and why it cannot run here (None where it can)."""
+        description = next(reward for reward in BUILT_IN_REWARDS if reward.name == name)
+        return cls(**description.model_dump(), can_run=why_not is None, why_not=why_not)
 
 
 @dataclass(frozen=True)

@@ -52,20 +52,10 @@ def _unit(embeddings: np.ndarray) -> Float[np.ndarray, "n d"]:
 
 
 def _describe(host: RewardHost) -> RewardInfo:
-    why_not = why_not_local(host, f"{DEFAULT}/{_ON_HUB[DEFAULT].name}") or (
-        why_not_hub(_ON_HUB[DEFAULT], put_at=f"{DEFAULT}/{_ON_HUB[DEFAULT].name}") if host.weights_dir is None else None
-    )
-    return RewardInfo(
-        name="clip_similarity",
-        title="CLIP text similarity",
-        description="How well the image fits a text (parameter `prompt`; `encoder` is ViT-B-32 or ViT-L-14).",
-        unit="cosine",
-        direction="higher means closer to the text",
-        range=(-1.0, 1.0),
-        needs=f"an OpenCLIP encoder with a text tower, {DEFAULT} unless another is named",
-        can_run=why_not is None,
-        why_not=why_not,
-    )
+    file = _ON_HUB[DEFAULT]
+    put_at = f"{DEFAULT}/{file.name}"
+    why_not = why_not_local(host, put_at) if host.weights_dir is not None else why_not_hub(file, put_at=put_at)
+    return RewardInfo.of_built_in("clip_similarity", why_not)
 
 
 def _build(host: RewardHost, *, prompt: str, encoder: str = DEFAULT) -> Reward:

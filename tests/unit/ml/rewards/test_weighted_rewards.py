@@ -5,6 +5,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from uuid import UUID
 
@@ -16,6 +17,7 @@ from safetensors.torch import save_file
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from app.domain.errors import CorruptDataError, InvalidSpecError, UnavailableError
+from app.domain.rewards import BUILT_IN_REWARDS
 from app.domain.specs import RewardTerm
 from worker.ml.encoders import ClipEncoder, ImageEncoder, load_encoder
 from worker.ml.rewards import Reward, RewardHost, build_reward, catalogue
@@ -271,3 +273,10 @@ def test_clip_similarity_without_a_prompt_names_the_parameter() -> None:
 def test_the_hub_files_are_those_that_open_clip_would_fetch() -> None:
     for name, tag in (("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-L-14", "openai")):
         assert open_clip.pretrained.get_pretrained_cfg(name, tag)["hf_hub"].rstrip("/") == _ON_HUB[name].repo
+
+
+def test_the_worker_and_the_web_process_describe_the_same_rewards(tmp_path: Path) -> None:
+    described = {info.name: info for info in catalogue(RewardHost(tmp_path))}
+    assert set(described) >= {reward.name for reward in BUILT_IN_REWARDS}
+    for reward in BUILT_IN_REWARDS:
+        assert {**asdict(described[reward.name]), **reward.model_dump()} == asdict(described[reward.name])
