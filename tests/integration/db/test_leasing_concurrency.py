@@ -36,7 +36,7 @@ def test_raters_who_vote_at_the_same_time_lose_double_and_overstep_nothing(
             creator=people[0], now=now,
         ).id  # fmt: skip
     start = Barrier(RATERS)
-    # SQLite's lock is not fair: of eight who wait for it one may starve, so the web process queues its writers. Two at a
+    # SQLite's lock is not fair and of eight who wait one may starve, so the web process queues its writers. Two at a
     # time still meet at the lock.
     writers = Semaphore(2 if database.is_sqlite else RATERS)
 
