@@ -68,6 +68,8 @@ class Settings(BaseSettings):
     """The same for one address: a whole lab may sit behind it."""
     failed_logins_per_minute: int = Field(default=10, ge=1, le=1000)
     """Sign-in attempts that may fail from one address."""
+    webhook_allow_private: bool = False
+    """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False
     """Whether /metrics answers this machine without a token, for a Prometheus beside it."""
 

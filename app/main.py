@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 
 from app import __version__
 from app.adapters.blobs import BlobStore
@@ -11,6 +12,7 @@ from app.adapters.clock import Clock, SystemClock
 from app.adapters.queue import JobQueue
 from app.config import Settings, get_settings
 from app.db.session import Database
+from app.services.webhooks import DeliveryThread
 from app.web import api, routes
 from app.web.errors import install_error_handlers
 from app.web.logging import install_request_logging
@@ -37,8 +39,11 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        deliveries = DeliveryThread(database, settings, state.clock)
+        deliveries.start()
         with state.event_streams.ended_by_signals():
             yield
+        await run_in_threadpool(deliveries.stop)
         await limiter.close()
         database.dispose()
 

@@ -75,6 +75,13 @@ class Strategy(StrEnum):
     TOURNAMENT = "tournament"
 
 
+class WebhookEvent(StrEnum):
+    """What a webhook can be told of."""
+
+    JOB_ENDED = "job.ended"
+    CAMPAIGN_ENDED = "campaign.ended"
+
+
 class CampaignStatus(StrEnum):
     ACTIVE = "active"
     CLOSED = "closed"

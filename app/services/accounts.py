@@ -11,10 +11,11 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiToken, AuditEntry, LoginToken, User, WebSession
+from app.db.models import ApiToken, LoginToken, User, WebSession
 from app.db.queries import accounts as queries
 from app.domain.enums import Role
 from app.domain.errors import ForbiddenError, InvalidSpecError, NotAuthenticatedError, RateLimitedError
+from app.services import audit
 
 TOKEN_PREFIX = "tm_"  # noqa: S105
 _NOTE_USE_EVERY = timedelta(hours=1)
@@ -143,7 +144,7 @@ def check_password(session: Session, name: str, password: str, now: datetime) ->
         known = False
     if known:
         return user
-    session.add(AuditEntry(user_id=None, action=_LOGIN_FAILED, target=target, detail={}, created_at=now))
+    audit.record(session, None, _LOGIN_FAILED, target, now)
     return None
 
 
@@ -165,6 +166,7 @@ def redeem_login_token(session: Session, secret: str, now: datetime, *, session_
 
 def start_web_session(session: Session, user_id: UUID, now: datetime, *, session_hours: int) -> str:
     secret = secrets.token_urlsafe(32)
+    audit.record(session, user_id, "session.start", user_id, now)
     session.add(
         WebSession(
             token_hash=hash_token(secret),

@@ -13,8 +13,10 @@ from app.db.queries import campaigns as queries
 from app.db.queries import gallery as gallery_queries
 from app.db.queries import labeling as labeling_queries
 from app.db.queries.keyset import Position, Slice
+from app.db.queries.webhooks import announce_campaign_end
 from app.domain.enums import CampaignStatus, Role, Strategy
 from app.domain.errors import InvalidSpecError, NotFoundError
+from app.services import audit
 from app.services.accounts import Principal
 from app.services.labeling import get_campaign_for
 
@@ -100,6 +102,7 @@ def create_campaign(
         CampaignCheckpoint(campaign_id=campaign.id, checkpoint_id=id, position=position)
         for position, id in enumerate(checkpoint_ids)
     )
+    audit.record(session, creator.user_id, "campaign.create", campaign.id, now, name=name)
     session.flush()
     return _operator_views(session, [campaign])[0]
 
@@ -165,7 +168,7 @@ def list_raters(session: Session, campaign_id: UUID) -> list[MemberView]:
     return [MemberView(user.id, user.name) for user in queries.raters_of(session, campaign_id)]
 
 
-def close_campaign(session: Session, campaign_id: UUID) -> CampaignView:
+def close_campaign(session: Session, who: Principal, campaign_id: UUID, now: datetime) -> CampaignView:
     """Take no more votes. Closing again changes nothing.
 
     Raises:
@@ -174,8 +177,11 @@ def close_campaign(session: Session, campaign_id: UUID) -> CampaignView:
     campaign = labeling_queries.lock_campaign(session, campaign_id)
     if campaign is None:
         raise _no_such_campaign()
-    campaign.status = CampaignStatus.CLOSED
-    session.flush()
+    if campaign.status is not CampaignStatus.CLOSED:
+        campaign.status = CampaignStatus.CLOSED
+        session.flush()
+        audit.record(session, who.user_id, "campaign.close", campaign_id, now, name=campaign.name)
+        announce_campaign_end(session, campaign, now)
     return _operator_views(session, [campaign])[0]
 
 

@@ -23,6 +23,8 @@ from app.domain.bundled import BUNDLED
 from app.domain.enums import CheckpointKind
 from app.domain.errors import ConflictError, CorruptDataError, NotFoundError
 from app.domain.sources import folder_inside, is_hub_id, refused
+from app.services import audit
+from app.services.accounts import Principal
 
 _CHUNK = 1 << 20
 
@@ -111,7 +113,7 @@ def store_source(settings: Settings, blobs: BlobStore, *, name: str, source: str
     return StoredSource(name, source, checkpoint_store.store_folder(blobs, folder), image_size)
 
 
-def register_base(session: Session, stored: StoredSource, now: datetime) -> CheckpointView:
+def register_base(session: Session, who: Principal, stored: StoredSource, now: datetime) -> CheckpointView:
     """Make a base checkpoint of stored files. The same files may be registered again under another name.
 
     Raises:
@@ -131,6 +133,7 @@ def register_base(session: Session, stored: StoredSource, now: datetime) -> Chec
     )
     session.add(row)
     session.flush()
+    audit.record(session, who.user_id, "checkpoint.register", row.id, now, name=row.name, source=row.source)
     return views_of(session, [row])[0]
 
 

@@ -30,6 +30,7 @@ from app.domain.specs import (
     Spec,
     parse_spec,
 )
+from app.services import audit
 from app.services.accounts import Principal
 from app.services.job_checks import check_references
 from app.services.job_views import JobEventView, JobView, view_event, view_job
@@ -83,6 +84,7 @@ def submit(to: Submission, kind: JobKind, payload: Mapping[str, Any], *, name: s
     )
     to.session.add(job)
     to.session.flush()
+    audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
     _announce_queued(to.session, to.queue, job, to.now)
     return view_job(job)
 
@@ -107,7 +109,7 @@ def get_job(session: Session, job_id: UUID) -> JobView:
     return view_job(job)
 
 
-def cancel(session: Session, job_id: UUID, now: datetime) -> JobView:
+def cancel(session: Session, who: Principal, job_id: UUID, now: datetime) -> JobView:
     """A queued job ends at once; a running one is asked to stop, and does so after saving a resumable state.
 
     Raises:
@@ -116,6 +118,7 @@ def cancel(session: Session, job_id: UUID, now: datetime) -> JobView:
     """
     job = _lock(session, job_id)
     require_cancellable(job.status)
+    audit.record(session, who.user_id, "job.cancel", job_id, now)
     if job.status is JobStatus.QUEUED:
         job_queries.finish(session, job_id, JobStatus.CANCELLED, now)
         session.refresh(job)
@@ -125,18 +128,20 @@ def cancel(session: Session, job_id: UUID, now: datetime) -> JobView:
     return view_job(job)
 
 
-def resume(session: Session, queue: JobQueue, job_id: UUID, now: datetime) -> JobView:
+def resume(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now: datetime) -> JobView:
     """Queue a failed or cancelled job again; it goes on from its last resumable state, or from the start without one.
 
     Raises:
         NotFoundError: there is no such job.
         ConflictError: it is queued, running or has succeeded.
     """
+    audit.record(session, who.user_id, "job.resume", job_id, now)
     return _queue_again(session, queue, job_id, now, from_start=False)
 
 
-def retry(session: Session, queue: JobQueue, job_id: UUID, now: datetime) -> JobView:
+def retry(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now: datetime) -> JobView:
     """Queue a failed or cancelled job again, from the start. Its log goes on where it was. Raises as `resume` does."""
+    audit.record(session, who.user_id, "job.retry", job_id, now)
     return _queue_again(session, queue, job_id, now, from_start=True)
 
 

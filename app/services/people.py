@@ -7,12 +7,12 @@ from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiToken, AuditEntry, User
+from app.db.models import ApiToken, User
 from app.db.queries import accounts as queries
 from app.db.queries.keyset import Position, Slice
 from app.domain.enums import Role
 from app.domain.errors import ConflictError, InvalidSpecError, NotFoundError
-from app.services import accounts
+from app.services import accounts, audit
 from app.services.accounts import Principal
 
 _LINK_VALID_FOR = timedelta(days=1)
@@ -79,7 +79,7 @@ def create_user(
             session.add(user)
     except IntegrityError as error:
         raise ConflictError(f"There is a user named {name!r} already; choose another name.") from error
-    _record(session, who, "user.create", user.id, now, name=name, role=role.value)
+    audit.record(session, who.user_id, "user.create", user.id, now, name=name, role=role.value)
     return _view_user(user)
 
 
@@ -93,7 +93,7 @@ def create_login_link(session: Session, who: Principal, user_id: UUID, now: date
     user = _require_user(session, user_id)
     if user.disabled_at is not None:
         raise ConflictError(f"{user.name} is disabled and cannot sign in.")
-    _record(session, who, "user.login_link", user_id, now, name=user.name)
+    audit.record(session, who.user_id, "user.login_link", user_id, now, name=user.name)
     return accounts.create_login_token(session, user, now, valid_for=_LINK_VALID_FOR)
 
 
@@ -111,7 +111,7 @@ def disable_user(session: Session, who: Principal, user_id: UUID, now: datetime)
         return
     user.disabled_at = now
     queries.end_web_sessions_of(session, user_id)
-    _record(session, who, "user.disable", user_id, now, name=user.name)
+    audit.record(session, who.user_id, "user.disable", user_id, now, name=user.name)
 
 
 def list_tokens(
@@ -149,7 +149,7 @@ def create_token(
     row, secret = accounts.create_token(
         session, user, name=name, role=role or user.role, now=now, expires_at=expires_at
     )
-    _record(session, who, "token.create", row.id, now, name=name, role=row.role.value, user=user.name)
+    audit.record(session, who.user_id, "token.create", row.id, now, name=name, role=row.role.value, user=user.name)
     return NewTokenView(**_view_token(row, user.name).model_dump(), token=secret)
 
 
@@ -164,7 +164,7 @@ def revoke_token(session: Session, who: Principal, token_id: UUID, now: datetime
         raise NotFoundError(f"There is no token {token_id}; GET /api/v1/tokens lists them.")
     if row.revoked_at is None:
         row.revoked_at = now
-        _record(session, who, "token.revoke", token_id, now, name=row.name)
+        audit.record(session, who.user_id, "token.revoke", token_id, now, name=row.name)
 
 
 def _require_user(session: Session, user_id: UUID) -> User:
@@ -172,10 +172,6 @@ def _require_user(session: Session, user_id: UUID) -> User:
     if user is None:
         raise NotFoundError(f"There is no user {user_id}; GET /api/v1/users lists them.")
     return user
-
-
-def _record(session: Session, who: Principal, action: str, target: UUID, now: datetime, **detail: str) -> None:
-    session.add(AuditEntry(user_id=who.user_id, action=action, target=str(target), detail=detail, created_at=now))
 
 
 def _view_user(row: User) -> UserView:

@@ -5,6 +5,7 @@ from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleRew
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
     "ApiToken",
@@ -29,4 +30,6 @@ __all__ = [
     "SampleReward",
     "User",
     "WebSession",
+    "Webhook",
+    "WebhookDelivery",
 ]

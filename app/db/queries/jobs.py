@@ -9,6 +9,7 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
+from app.db.queries.webhooks import announce_job_end
 from app.domain.enums import EventKind, JobStatus
 
 
@@ -134,6 +135,7 @@ def finish(
     session.execute(update(Job).where(Job.id == job_id).values(values).execution_options(synchronize_session=False))
     payload = {"status": status.value} | ({"message": error} if error else {})
     append_event(session, job_id, EventKind.STATUS, payload, now)
+    announce_job_end(session, job_id, now)
 
 
 def requeue(session: Session, job_id: UUID, now: datetime, *, message: str, count_attempt: bool = True) -> None:

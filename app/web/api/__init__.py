@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.web.api import (
+    audit,
     campaigns,
     checkpoints,
     comparisons,
@@ -14,6 +15,7 @@ from app.web.api import (
     reward_models,
     rewards,
     samples,
+    webhooks,
 )
 from app.web.api.problems import problems
 
@@ -23,6 +25,8 @@ _v1.include_router(samples.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)
+_v1.include_router(webhooks.router)
+_v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
 _v1.include_router(comparisons.router)
 _v1.include_router(reward_models.router)

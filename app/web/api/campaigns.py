@@ -96,8 +96,8 @@ def list_raters(campaign_id: UUID, session: ReadSession, operator: CurrentOperat
 
 
 @router.post("/{campaign_id}/close", summary="Take no more votes", responses=problems(404))
-def close_campaign(campaign_id: UUID, session: WriteSession, _operator: CurrentOperator) -> CampaignView:
-    return campaigns.close_campaign(session, campaign_id)
+def close_campaign(campaign_id: UUID, session: WriteSession, operator: CurrentOperator, now: Now) -> CampaignView:
+    return campaigns.close_campaign(session, operator, campaign_id, now)
 
 
 @router.get("/{campaign_id}/stats", summary="What the votes say about checkpoints and raters", responses=problems(404))

@@ -54,6 +54,7 @@ def list_checkpoints(
 def register_checkpoint(
     stored: Annotated[StoredSource, Depends(_stored)],
     session: WriteSession,
+    caller: CurrentOperator,
     now: Now,
     response: Response,
 ) -> CheckpointView:
@@ -61,7 +62,7 @@ def register_checkpoint(
 
     A name is taken once (409); the same files may be registered again under another name.
     """
-    view = checkpoints.register_base(session, stored, now)
+    view = checkpoints.register_base(session, caller, stored, now)
     response.headers["Location"] = view.links["self"]
     return view
 

@@ -83,20 +83,20 @@ def get_job(job_id: UUID, session: ReadSession, _caller: CurrentOperator) -> Job
 
 
 @router.post("/{job_id}/cancel", summary="Cancel a job", responses=problems(404, 409))
-def cancel_job(job_id: UUID, session: WriteSession, _caller: CurrentOperator, now: Now) -> JobView:
+def cancel_job(job_id: UUID, session: WriteSession, caller: CurrentOperator, now: Now) -> JobView:
     """A queued job ends at once; a running one stops after saving a resumable state (watch its status)."""
-    return jobs.cancel(session, job_id, now)
+    return jobs.cancel(session, caller, job_id, now)
 
 
 @router.post("/{job_id}/resume", summary="Go on with a failed or cancelled job", responses=problems(404, 409))
-def resume_job(job_id: UUID, session: WriteSession, queue: Queue, _caller: CurrentOperator, now: Now) -> JobView:
+def resume_job(job_id: UUID, session: WriteSession, queue: Queue, caller: CurrentOperator, now: Now) -> JobView:
     """From its last resumable state, or from the start where it saved none."""
-    return jobs.resume(session, queue, job_id, now)
+    return jobs.resume(session, queue, caller, job_id, now)
 
 
 @router.post("/{job_id}/retry", summary="Start a failed or cancelled job over", responses=problems(404, 409))
-def retry_job(job_id: UUID, session: WriteSession, queue: Queue, _caller: CurrentOperator, now: Now) -> JobView:
-    return jobs.retry(session, queue, job_id, now)
+def retry_job(job_id: UUID, session: WriteSession, queue: Queue, caller: CurrentOperator, now: Now) -> JobView:
+    return jobs.retry(session, queue, caller, job_id, now)
 
 
 @router.get(
