@@ -1,0 +1,102 @@
+"""Rewards against independent computations, and the checks around them."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from app.domain.errors import InvalidSpecError, JobError
+from app.domain.specs import RewardTerm
+from worker.ml.rewards import CheckedReward, CombinedReward, Reward, build_reward, catalogue
+from worker.ml.rewards.pixels import brightness, colourfulness, sharpness
+
+NOISE = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+GREY = np.full((1, 16, 16, 3), 128, dtype=np.uint8)
+
+
+def built(name: str, **params: float) -> Reward:
+    def no_preference(_: object) -> Reward:
+        raise AssertionError("no learned reward was asked for")
+
+    return build_reward([RewardTerm(name=name, params=dict(params))], preference=no_preference)
+
+
+@pytest.mark.parametrize("quality", [95, 30])
+def test_jpeg_rewards_are_the_kilobytes_of_the_file(quality: int) -> None:
+    sizes = []
+    for image in NOISE:
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "JPEG", quality=quality)
+        sizes.append(len(file.getvalue()) / 1000)
+    assert built("jpeg_incompressibility", quality=quality)(NOISE).tolist() == sizes
+    assert built("jpeg_compressibility", quality=quality)(NOISE).tolist() == [-size for size in sizes]
+
+
+def test_a_plain_image_is_more_compressible_than_noise() -> None:
+    compressibility = built("jpeg_compressibility")
+    assert compressibility(GREY)[0] > compressibility(NOISE).max()
+
+
+def test_brightness_is_pillows_luma() -> None:
+    expected = [np.asarray(Image.fromarray(image).convert("L")).mean() / 255 for image in NOISE]
+    assert brightness(NOISE) == pytest.approx(expected, abs=2e-3)
+
+
+def test_sharpness_is_the_squared_laplacian_that_pillow_finds() -> None:
+    grey = np.repeat(np.asarray(Image.fromarray(NOISE[0]).convert("L"))[..., None] // 8, 3, axis=2)
+    kernel = ImageFilter.Kernel((3, 3), [0, 1, 0, 1, -4, 1, 0, 1, 0], scale=1, offset=128)
+    laplacian = np.asarray(Image.fromarray(grey[..., 0]).filter(kernel), dtype=float)[1:-1, 1:-1] - 128
+    assert sharpness(grey[None])[0] == pytest.approx((laplacian**2).mean() / 255**2, rel=1e-3)
+
+
+def test_colourfulness_by_hand() -> None:
+    assert colourfulness(GREY)[0] == 0
+    halves = np.zeros((1, 2, 2, 3), dtype=np.uint8)
+    halves[0, 0] = (255, 0, 0)  # rg: 255, 0; yb: 127.5, 0 -> equal mean and deviation of each
+    spread = np.hypot(127.5, 63.75)
+    assert colourfulness(halves)[0] == pytest.approx(spread + 0.3 * spread)
+
+
+def test_weight_scales_a_single_reward_in_its_own_unit() -> None:
+    term = RewardTerm(name="brightness", weight=-2.0)
+    reward = build_reward([term], preference=lambda _: brightness)
+    assert reward(NOISE) == pytest.approx(-2 * brightness(NOISE))
+
+
+def test_a_sum_standardises_each_reward_on_the_first_images_and_keeps_that() -> None:
+    terms = [RewardTerm(name="brightness"), RewardTerm(name="colourfulness", weight=0.5)]
+    reward = build_reward(terms, preference=lambda _: brightness)
+    assert isinstance(reward, CombinedReward)
+    first = reward(NOISE)
+    assert first.mean() == pytest.approx(0)
+    one, two = brightness(NOISE), colourfulness(NOISE)
+    expected = (brightness(GREY) - one.mean()) / one.std() + 0.5 * (colourfulness(GREY) - two.mean()) / two.std()
+    assert reward(GREY) == pytest.approx(expected)
+
+
+def test_a_sum_over_identical_reference_samples_is_refused() -> None:
+    reward = CombinedReward([CheckedReward("brightness", brightness)], [1.0])
+    with pytest.raises(JobError, match="brightness"):
+        reward(np.repeat(GREY, 4, axis=0))
+
+
+@pytest.mark.parametrize("answer", [np.array([1.0, np.nan, 2.0]), np.array([1.0, np.inf, 2.0]), np.zeros((3, 1))])
+def test_an_unsound_answer_names_the_reward(answer: np.ndarray) -> None:
+    with pytest.raises(JobError, match="'mine'"):
+        CheckedReward("mine", lambda images: answer)(NOISE)
+
+
+def test_an_unknown_reward_and_a_wrong_parameter_are_named() -> None:
+    with pytest.raises(InvalidSpecError, match="no reward 'beauty'"):
+        built("beauty")
+    with pytest.raises(InvalidSpecError, match=r"brightness.*loudness"):
+        built("brightness", loudness=3)
+    with pytest.raises(InvalidSpecError, match="'quality' must be a number from 1 to 100"):
+        built("jpeg_compressibility", quality=101)
+
+
+def test_the_catalogue_lists_every_reward_once_and_the_learned_one() -> None:
+    names = [info.name for info in catalogue()]
+    assert len(set(names)) == len(names)
+    assert {"jpeg_compressibility", "jpeg_incompressibility", "preference"} <= set(names)
