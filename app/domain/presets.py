@@ -6,10 +6,10 @@ What the measurements said (bundled critters-64, 64 samples an epoch, one or two
   the gradient of the early steps (cosine 0.41) and of the middle ones (0.35), and contradict each other on the late
   ones (-0.16), whose gradient is twice as large: they add noise, not signal.
 - `adam_eps` 3e-4 is of the gradient's own size. With 1e-8 every weight moves by the learning rate whether its gradient
-  is signal or noise: the first epoch drifted by 10 to 100 nats a transition and a colour taste went from -0.07 to -0.38,
-  the wrong way. With 3e-4, and otherwise four times as many updates, the first epoch took it from -0.08 to 0.75 (3.4
-  standard deviations) at 86 nats for the whole trajectory. At a learning rate of 2e-4 that saturates: all critters turn
-  yellow on orange. 7e-5 with a half-cosine keeps them apart.
+  is signal or noise: trained on all steps (20 steps, four updates at 2e-4) the first epoch drifted by 2 to 100 nats a
+  transition, and a colour taste (red minus blue of the top rows) went the wrong way, -0.07 -> -0.38. With the window
+  and 3e-4 (10 steps, six updates at 2e-4) one epoch took it from -0.08 to 0.75, 3.4 standard deviations, at 86 nats a
+  trajectory. Two epochs of that saturate (0.88, all critters yellow on orange); 7e-5 with a half-cosine does not.
 - `critters-quick` on the lightness of the body, 32 fixed seeds, 4 epochs: 0.648 -> 0.768 (standard errors 0.013 and
   0.011), all 32 seeds better than their base, KL 35 nats, 1,760 network evaluations an epoch, about 65 core-seconds.
 """
