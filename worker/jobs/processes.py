@@ -15,6 +15,10 @@ from multiprocessing.context import ForkServerProcess
 
 _PRELOAD = ["worker.jobs.child"]
 
+# diffusers asks for a GPU as it is imported. By default the question itself starts CUDA, and no forked child could use
+# it any more; asked through NVML, it does not (see torch.cuda.is_available).
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(_PRELOAD)
 

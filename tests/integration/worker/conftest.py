@@ -27,6 +27,7 @@ from app.db.models import Checkpoint, Job
 from app.db.queries import jobs as queries
 from app.db.session import Database
 from app.domain.enums import CheckpointKind, JobKind, JobStatus
+from worker.jobs.runtime import Runtime
 from worker.ml.policy import Policy, save_policy
 
 REPOSITORY = Path(__file__).parents[3]
@@ -179,7 +180,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> It
     shutil.rmtree(sockets)
 
 
-def add_base(stack: Stack, folder: Path) -> Checkpoint:
+def add_base(stack: "Stack | Runtime", folder: Path) -> Checkpoint:
     """Register a folder as a base checkpoint."""
     with stack.database.writer() as session:
         checkpoint = Checkpoint(

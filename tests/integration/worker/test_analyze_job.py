@@ -1,0 +1,135 @@
+"""Analysis jobs through a real broker and a real worker."""
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sqlalchemy import select
+
+from app.db.models import Checkpoint, Embedding, Job, Sample
+from app.domain.enums import JobKind, JobStatus
+from app.domain.specs import RewardTerm
+from tests.integration.worker.conftest import Stack, add_base
+from worker.ml.policy import load_policy, save_policy
+from worker.ml.rewards.pixels import brightness
+
+
+def spec_of(kind: str, *checkpoints: Checkpoint, **values: Any) -> dict[str, Any]:
+    ids = [str(checkpoint.id) for checkpoint in checkpoints]
+    return {"kind": kind, "checkpoint_ids": ids, "n": 6, "steps": 3, "seed": 3, **values}
+
+
+def document_of(stack: Stack, job: Job) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(stack.blobs.get(job.result["analysis_sha256"]))
+    return document
+
+
+def pixels_of(stack: Stack, sha256s: list[str]) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(io.BytesIO(stack.blobs.get(sha256)))) for sha256 in sha256s])
+
+
+@pytest.fixture(scope="module")
+def other_model(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model with its weights disturbed, as finetuning would."""
+    policy = load_policy(tiny_model)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in policy.unet.parameters():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=generator)
+    folder = tmp_path_factory.mktemp("other") / "model"
+    save_policy(policy, folder)
+    return folder
+
+
+def test_reward_trajectories_repeat_to_the_same_document(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
+    spec = spec_of("reward_trajectory", tiny_checkpoint, rewards=[{"name": "brightness"}], states=3)
+    first = stack.finish(stack.add_job(JobKind.ANALYZE, spec))
+    again = stack.finish(stack.add_job(JobKind.ANALYZE, spec))
+    assert first.result == again.result
+    assert first.progress == 1.0
+
+    (traced,) = document_of(stack, first)["trajectories"]
+    assert traced["states"] == [0, 2, 3]
+    along = traced["rewards"]["brightness"]
+    values = np.array(along["noisy"]["values"])
+    assert values.shape == (6, 3)
+    np.testing.assert_allclose(along["noisy"]["mean"], values.mean(axis=0))
+    for rank, index in (("best", values[:, -1].argmax()), ("worst", values[:, -1].argmin())):
+        assert along[rank]["seed"] == 3 + index
+        np.testing.assert_allclose(brightness(pixels_of(stack, along[rank]["noisy"])), values[index])
+        denoised = np.array(along["denoised"]["values"])[index]
+        np.testing.assert_allclose(brightness(pixels_of(stack, along[rank]["denoised"])), denoised)
+
+
+def test_a_map_pairs_samples_of_the_same_noise_and_reuses_what_exists(
+    stack: Stack, tiny_checkpoint: Checkpoint, other_model: Path
+) -> None:
+    other = add_base(stack, other_model)
+    spec = spec_of("embedding_map", tiny_checkpoint, other, rewards=[{"name": "brightness"}])
+    first = stack.finish(stack.add_job(JobKind.ANALYZE, spec))
+    document = document_of(stack, first)
+    assert [len(images) for images in document["images"]] == [6, 6]
+    with stack.database.reader() as session:
+        for checkpoint, images in zip((tiny_checkpoint, other), document["images"], strict=True):
+            samples = session.scalars(
+                select(Sample).where(Sample.checkpoint_id == checkpoint.id).order_by(Sample.seed)
+            ).all()
+            assert [sample.sha256 for sample in samples] == images
+        embedded = session.scalars(select(Embedding).where(Embedding.image_sha256.in_(document["images"][1]))).all()
+    assert len(embedded) == len(set(document["images"][1]))
+    for images, rewards in zip(document["images"], document["rewards"]["brightness"], strict=True):
+        np.testing.assert_allclose(rewards, brightness(pixels_of(stack, images)))
+    (mapped,) = document["maps"]
+    for method in ("pca", "tsne"):
+        assert np.array(mapped[method]["base"]).shape == np.array(mapped[method]["finetuned"]).shape == (6, 2)
+    assert stack.finish(stack.add_job(JobKind.ANALYZE, spec)).result == first.result
+
+
+def test_the_diversity_of_a_model_beside_itself_is_the_same(
+    stack: Stack, tiny_checkpoint: Checkpoint, tiny_model: Path
+) -> None:
+    twin = add_base(stack, tiny_model)
+    job = stack.finish(stack.add_job(JobKind.ANALYZE, spec_of("diversity", tiny_checkpoint, twin, n=8)))
+    base, same = document_of(stack, job)["diversity"]
+    assert base == same
+    assert 1 <= base["vendi"]["value"] <= 8
+    low, high = base["vendi"]["interval"]
+    assert low <= high
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"kind": "age_distribution"}, "TASTEMAKER_WEIGHTS_DIR"),
+        ({"kind": "inversion"}, "no analysis 'inversion'"),
+        ({"kind": "reward_trajectory", "rewards": [RewardTerm(name="over50").model_dump()]}, "TASTEMAKER_WEIGHTS_DIR"),
+    ],
+)
+def test_an_analysis_that_cannot_run_here_says_why(
+    stack: Stack, tiny_checkpoint: Checkpoint, spec: dict[str, Any], sentence: str
+) -> None:
+    job_id = stack.add_job(JobKind.ANALYZE, {**spec_of("", tiny_checkpoint), **spec})
+    job = stack.wait_for(job_id, lambda job: job.status.is_final)
+    assert job.status is JobStatus.FAILED
+    assert sentence in (job.error or "")
+    assert job.result is None or "analysis_sha256" not in job.result
+
+
+def test_a_cancelled_analysis_leaves_no_document(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
+    spec = spec_of("reward_trajectory", tiny_checkpoint, n=10_000, steps=100, rewards=[{"name": "brightness"}])
+    job_id = stack.add_job(JobKind.ANALYZE, spec)
+    stack.wait_for(job_id, lambda job: job.progress > 0)
+    with stack.database.writer() as session:
+        job = session.get(Job, job_id)
+        assert job is not None
+        job.cancel_requested = True
+    job = stack.wait_for(job_id, lambda job: job.status.is_final)
+    assert job.status is JobStatus.CANCELLED
+    assert not (job.result or {}).get("analysis_sha256")
+    assert job.finished_at is None or job.finished_at <= datetime.now(UTC)
