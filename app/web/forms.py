@@ -15,6 +15,8 @@ _ESSENTIAL: dict[JobKind, frozenset[str]] = {
     JobKind.REWARD_MODEL: frozenset({"campaign_id", "encoder", "ensemble", "seed"}),
     JobKind.FINETUNE: frozenset({"checkpoint_id", "reward", "epochs", "samples_per_epoch", "steps", "seed"}),
     JobKind.EVALUATE: frozenset({"checkpoint_ids", "rewards", "n", "seed"}),
+    JobKind.ANALYZE: frozenset({"checkpoint_ids", "kind", "rewards", "n", "seed"}),
+    JobKind.ANALYZE: frozenset({"checkpoint_ids", "kind", "rewards", "n", "seed"}),
     JobKind.PRETRAIN: frozenset({"name", "data", "image_size", "steps", "batch_size", "seed"}),
 }
 _LABELS = {
@@ -22,7 +24,7 @@ _LABELS = {
     "init_checkpoint_id": "Start from", "n": "Number of samples", "eta": "Noise (eta)", "lr": "Learning rate",
     "kl_coef": "KL weight", "ema": "EMA decay", "sde_window": "SDE window", "lora": "LoRA adapters",
     "clip_nats": "Clip", "eval": "Evaluation", "guard": "Guards", "reward": "Reward to optimise",
-    "guidance": "CLIP guidance", "max_kl_nats": "Largest KL", "type": "Source",
+    "guidance": "CLIP guidance", "max_kl_nats": "Largest KL", "type": "Source", "kind": "Analysis",
 }  # fmt: skip
 _UNITS = {"clip_nats": "nats", "max_kl_nats": "nats"}
 _RENDERED_APART = frozenset({"preset"})

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.db.queries import pages as queries
 from app.domain.enums import JobKind
 from app.domain.errors import InvalidSpecError, NotFoundError
+from app.domain.jobs import SUPPORTED_JOB_KINDS
 from app.domain.presets import FINETUNE_PRESETS
 from app.domain.rewards import PREFERENCE
 from app.services import checkpoints, jobs, rewards
@@ -103,7 +104,7 @@ def _summary(refused: InvalidSpecError) -> str:
 
 
 def _require_form(kind: JobKind) -> None:
-    if kind not in KIND_TITLES:
+    if kind not in SUPPORTED_JOB_KINDS:
         raise NotFoundError(f"Jobs of the kind {kind.value} cannot be queued yet.")
 
 
