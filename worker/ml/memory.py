@@ -20,7 +20,7 @@ def explain_out_of_memory(batch_size: int) -> Iterator[None]:
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise _explained(batch_size) from error
     except RuntimeError as error:
-        if "not enough memory" in str(error):  # the CPU allocator's only sign
+        if "DefaultCPUAllocator" in str(error):  # the only sign that the CPU allocator gives
             raise _explained(batch_size) from error
         raise
 
