@@ -79,11 +79,16 @@ async function advance() {
   fetchAhead();
 }
 
-// `data-ahead` tells how many pairs can be shown without the network
+// `data-ahead` tells how many pairs can be shown without the network. A fill that was under way when this pair was
+// taken asked for one too few, so go on for as long as there is more.
 async function fetchAhead() {
-  stage.dataset.ahead = String(source.ready.length);
-  await source.fill();
-  stage.dataset.ahead = String(source.ready.length);
+  let before;
+  do {
+    before = source.ready.length;
+    stage.dataset.ahead = String(before);
+    await source.fill();
+    stage.dataset.ahead = String(source.ready.length);
+  } while (source.ready.length > before);
 }
 
 async function undo() {
