@@ -7,7 +7,7 @@ resumable state, retry starts over); a running job whose worker died is queued a
 from app.domain.enums import JobKind, JobStatus
 from app.domain.errors import ConflictError
 
-SUPPORTED_JOB_KINDS = frozenset(JobKind) - {JobKind.ANALYZE}
+SUPPORTED_JOB_KINDS = frozenset(JobKind)
 """Kinds that the workers can run; the others are refused when they are submitted."""
 
 _CANCELLABLE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})

@@ -229,13 +229,33 @@ class EvaluateSpec(Spec):
 
 
 class AnalyzeSpec(Spec):
+    """Look into checkpoints on fixed seeds; the first checkpoint is the one that others are compared with."""
+
     checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=8)
     kind: AnalysisKind
-    n: int = Field(default=100, ge=2, le=10_000)
+    n: int = Field(default=100, ge=4, le=10_000)
+    """How many seeds, from `seed` on."""
     seed: Seed = 650
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
     rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
+    """What trajectories are scored by, and maps coloured by."""
+    states: int = Field(default=6, ge=2, le=50)
+    """States of a trajectory that are scored, spread evenly from pure noise to the sample."""
+    encoder: str | None = Field(default=None, min_length=1, max_length=80)
+    """Image encoder of maps and diversity; empty means the configured default."""
+
+    @model_validator(mode="after")
+    def _kind_has_what_it_needs(self) -> Self:
+        if self.kind is AnalysisKind.REWARD_TRAJECTORY and not self.rewards:
+            raise ValueError("a reward_trajectory needs at least one reward in rewards")
+        if self.kind is AnalysisKind.EMBEDDING_MAP and len(self.checkpoint_ids) < 2:
+            raise ValueError("an embedding_map needs at least two checkpoints, the base first")
+        if len(set(self.checkpoint_ids)) != len(self.checkpoint_ids):
+            raise ValueError("checkpoint_ids names a checkpoint twice")
+        if self.seed + self.n > 2**31:
+            raise ValueError("seed + n must stay below 2**31; choose a smaller seed or n")
+        return self
 
 
 class DiceBearSource(Spec):

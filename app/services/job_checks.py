@@ -12,6 +12,7 @@ from app.domain.errors import InvalidSpecError
 from app.domain.rewards import PREFERENCE
 from app.domain.sources import folder_inside
 from app.domain.specs import (
+    AnalyzeSpec,
     EvaluateSpec,
     FinetuneSpec,
     FolderSource,
@@ -64,7 +65,7 @@ def _named_checkpoints(spec: Spec) -> Iterator[tuple[str, UUID]]:
     match spec:
         case SampleSpec() | FinetuneSpec():
             yield "spec.checkpoint_id", spec.checkpoint_id
-        case EvaluateSpec():
+        case EvaluateSpec() | AnalyzeSpec():
             for index, id in enumerate(spec.checkpoint_ids):
                 yield f"spec.checkpoint_ids.{index}", id
         case PretrainSpec(init_checkpoint_id=UUID() as id):
@@ -94,7 +95,7 @@ def _named_rewards(spec: Spec) -> Iterator[tuple[str, RewardTerm]]:
     groups: Sequence[tuple[str, Sequence[RewardTerm]]] = ()
     if isinstance(spec, FinetuneSpec):
         groups = (("spec.reward", spec.reward), ("spec.guard.holdout_rewards", spec.guard.holdout_rewards))
-    elif isinstance(spec, EvaluateSpec):
+    elif isinstance(spec, EvaluateSpec | AnalyzeSpec):
         groups = (("spec.rewards", spec.rewards),)
     for field, terms in groups:
         for index, term in enumerate(terms):

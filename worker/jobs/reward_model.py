@@ -14,10 +14,10 @@ from app.db.models import RewardModel
 from app.db.queries import learning as queries
 from app.db.queries import samples as sample_queries
 from app.domain.enums import Choice
-from app.domain.errors import CorruptDataError, JobCancelledError, JobError
+from app.domain.errors import CorruptDataError, JobError
 from app.domain.specs import RewardModelSpec, RewardTerm
 from worker.jobs.context import JobContext, Record
-from worker.jobs.images import load_images
+from worker.jobs.embeddings import embedded_chunks
 from worker.jobs.monitor import PartMonitor
 from worker.ml.encoders import Encoder, load_encoder
 from worker.ml.image_features import join_features
@@ -119,24 +119,6 @@ def _fitted_pairs(votes: Iterable[Mapping[str, Any]], row_of: Mapping[str, int])
 
 
 def _features(context: JobContext, encoder: Encoder, sha256s: list[str]) -> Float[np.ndarray, "n d"]:
-    """Colour features and embedding of every image; embeddings that are new are cached, chunk by chunk."""
-    with context.database.reader() as session:
-        known = queries.cached_embeddings(session, encoder.name, sha256s)
-    rows = []
-    for first in range(0, len(sha256s), _CHUNK):
-        if context.monitor.should_stop():
-            raise JobCancelledError("Cancelled; the embeddings that were computed are kept.")
-        chunk = sha256s[first : first + _CHUNK]
-        images = load_images(context.blobs, chunk)
-        new = [row for row, sha256 in enumerate(chunk) if sha256 not in known]
-        if new:
-            vectors = encoder.encode(images[new]).astype("<f4")
-            fresh = {chunk[row]: vector.tobytes() for row, vector in zip(new, vectors, strict=True)}
-            with context.fence.transaction() as session:
-                queries.cache_embeddings(session, encoder.name, fresh)
-            known |= fresh
-        embeddings = np.stack([np.frombuffer(known[sha256], "<f4") for sha256 in chunk])
-        rows.append(join_features(colour_features(images), embeddings))
-        done = min(first + _CHUNK, len(sha256s))
-        context.monitor.progress(_EMBEDDING * done / len(sha256s), stage=f"Embedding images: {done} of {len(sha256s)}")
-    return np.concatenate(rows)
+    """Colour features and embedding of every image."""
+    chunks = embedded_chunks(context, encoder, sha256s, fraction=(0.0, _EMBEDDING))
+    return np.concatenate([join_features(colour_features(images), embeddings) for images, embeddings in chunks])

@@ -132,12 +132,20 @@ def test_a_reward_that_no_worker_can_run_is_refused_with_the_reason(
 
 
 @ON_SQLITE_ALONE
-@pytest.mark.parametrize(("kind", "field"), [("analyze", "kind"), ("nonsense", "kind")])
-def test_a_kind_that_cannot_run_is_refused(
-    client: TestClient, world: Any, operator: Headers, kind: str, field: str
+def test_a_kind_that_cannot_run_is_refused(client: TestClient, world: Any, operator: Headers) -> None:
+    answer = submit(client, operator, "nonsense", {"checkpoint_id": str(world.checkpoint())})
+    assert fields_of(answer) == ["kind"]
+
+
+@ON_SQLITE_ALONE
+def test_an_analysis_names_checkpoints_and_rewards_that_exist(
+    client: TestClient, world: Any, operator: Headers
 ) -> None:
-    answer = submit(client, operator, kind, {"checkpoint_ids": [str(world.checkpoint())], "kind": "diversity"})
-    assert fields_of(answer) == [field]
+    known, missing = str(world.checkpoint()), str(uuid4())
+    spec = {"kind": "reward_trajectory", "checkpoint_ids": [known, missing], "rewards": [{"name": "beauty"}]}
+    assert fields_of(submit(client, operator, "analyze", spec)) == ["spec.checkpoint_ids.1", "spec.rewards.0.name"]
+    spec = {"kind": "reward_trajectory", "checkpoint_ids": [known], "rewards": [{"name": "brightness"}]}
+    assert submit(client, operator, "analyze", spec).status_code == 202
 
 
 @ON_SQLITE_ALONE
