@@ -37,14 +37,14 @@ def stored_votes(site: Site, rater: str) -> dict[UUID, Choice]:
 def shown(page: Page) -> UUID:
     """The comparison on screen, once it is there."""
     expect(page.locator("[data-pair]")).to_be_visible()
-    return UUID(page.locator("input[name=comparison_id]").input_value())
+    return UUID(page.locator("#vote input[name=comparison_id]").input_value())
 
 
 def act_and_wait_for_another(page: Page, act: Callable[[], None]) -> UUID:
     """Do something that shows another pair. Returns the one that was on screen before."""
     before = shown(page)
     act()
-    expect(page.locator("input[name=comparison_id]")).not_to_have_value(str(before))
+    expect(page.locator("#vote input[name=comparison_id]")).not_to_have_value(str(before))
     return before
 
 
@@ -195,14 +195,14 @@ def test_small_samples_are_enlarged_by_whole_factors_in_device_pixels(open_page:
 def test_without_scripts_the_page_is_a_form_that_votes_and_undoes(open_page: OpenPage, site: Site) -> None:
     page = open_page("Tilda", Role.RATER, java_script_enabled=False)
     page.goto(f"{site.url}/rate/{site.world.fresh_campaign}")
-    first = UUID(page.locator("input[name=comparison_id]").first.input_value())
+    first = UUID(page.locator("#vote input[name=comparison_id]").input_value())
     page.locator("[data-pair] button[value=left]").click()
-    second = UUID(page.locator("input[name=comparison_id]").first.input_value())
+    second = UUID(page.locator("#vote input[name=comparison_id]").input_value())
     assert second != first
     page.locator("form#vote button[value=tie]").click()
     assert stored_votes(site, "Tilda") == {first: Choice.LEFT, second: Choice.TIE}
     page.get_by_role("button", name="Undo the last vote").click()
-    assert UUID(page.locator("input[name=comparison_id]").first.input_value()) == second
+    assert UUID(page.locator("#vote input[name=comparison_id]").input_value()) == second
     assert stored_votes(site, "Tilda") == {first: Choice.LEFT}
 
 
