@@ -8,11 +8,12 @@ import sys
 from typing import Any
 
 from celery import Celery
-from celery.signals import worker_init, worker_ready, worker_shutting_down
+from celery.signals import setup_logging, worker_init, worker_ready, worker_shutting_down
 
 from app.adapters.queue import QUEUE_NAME
 from app.config import get_settings
 from app.domain.errors import UnavailableError
+from app.logs import configure_logging
 from worker.jobs.processes import start_server
 from worker.jobs.reaper import start_reaper
 from worker.jobs.runtime import current_runtime
@@ -33,6 +34,10 @@ celery.conf.update(
 register_tasks(celery)
 
 
+def _log_as_everywhere(**_: Any) -> None:
+    configure_logging()  # someone listening is what keeps Celery from setting up its own
+
+
 def _require_database(**_: Any) -> None:
     try:
         current_runtime().check_database()
@@ -51,6 +56,7 @@ def _give_jobs_back(**_: Any) -> None:
     current_runtime().stopping.set()
 
 
+setup_logging.connect(_log_as_everywhere)
 worker_init.connect(_require_database)
 worker_ready.connect(_start_helpers)
 worker_shutting_down.connect(_give_jobs_back)

@@ -68,7 +68,7 @@ class BlobStore:
         with self.open(digest) as stream:
             data: bytes = stream.read()
         if sha256_of(data) != digest:
-            raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
+            raise _torn(digest)
         return data
 
     def get_json(self, digest: str) -> Any:
@@ -84,7 +84,7 @@ class BlobStore:
                     hasher.update(chunk)
                     out.write(chunk)
             if hasher.hexdigest() != digest:
-                raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
+                raise _torn(digest)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
@@ -94,14 +94,29 @@ class BlobStore:
         try:
             stream: BinaryIO = self._fs.open(self._path(digest), "rb")
         except FileNotFoundError as error:
-            raise NotFoundError(f"There is no blob {digest[:12]}; it may have been deleted.") from error
+            raise _no_such_blob(digest) from error
         return stream
 
     def exists(self, digest: str) -> bool:
         return bool(self._fs.exists(self._path(digest)))
 
     def size(self, digest: str) -> int:
-        return int(self._fs.size(self._path(digest)))
+        """Bytes. Raises NotFoundError."""
+        try:
+            return int(self._fs.size(self._path(digest)))
+        except FileNotFoundError as error:
+            raise _no_such_blob(digest) from error
+
+    def verify(self, digest: str) -> int:
+        """Read a blob and check its hash. Returns its size in bytes; raises as `get` does."""
+        hasher, n = hashlib.sha256(), 0
+        with self.open(digest) as stream:
+            while chunk := stream.read(_CHUNK):
+                hasher.update(chunk)
+                n += len(chunk)
+        if hasher.hexdigest() != digest:
+            raise _torn(digest)
+        return n
 
     def names(self) -> Iterator[tuple[str, int]]:
         """Every blob in the store with its size in bytes, folder by folder; half-written files are left out."""
@@ -147,3 +162,11 @@ class BlobStore:
             partial.replace(path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def _no_such_blob(digest: str) -> NotFoundError:
+    return NotFoundError(f"There is no blob {digest[:12]}; it may have been deleted.")
+
+
+def _torn(digest: str) -> CorruptDataError:
+    return CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")

@@ -14,9 +14,10 @@ import hashlib
 import io
 import json
 import os
+import re
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -34,6 +35,8 @@ from app.domain.errors import ConflictError, CorruptDataError, NotFoundError, Ta
 
 FORMAT = 1
 _SNAPSHOT_TRIES = 5
+_IN_MEMORY = 4 << 20  # larger blobs pass through a file
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass
@@ -93,28 +96,51 @@ def back_up(database: Database, blobs: BlobStore, target: Path, now: datetime) -
     return report
 
 
-def files_of_manifests(
+def needed_blobs(
     blobs: BlobStore, references: Iterable[BlobReference]
 ) -> Iterator[tuple[BlobReference, str | TastemakerError]]:
-    """Each reference with the digests it needs, one at a time: its own, and for a manifest those of its files.
+    """Each reference with the digests it needs, one at a time: its own, and those that a manifest or analysis names.
 
-    In place of the files of a manifest that cannot be read comes the error.
+    In place of what is named in a blob that cannot be read comes the error.
     """
     read: set[str] = set()
     for reference in references:
         yield reference, reference.digest
-        if reference.role is not BlobRole.MANIFEST or reference.digest in read:
+        if reference.role not in _NAMES_OTHERS or reference.digest in read:
             continue
         read.add(reference.digest)
         try:
-            files = checkpoint_store.manifest_files(blobs, reference.digest)
+            named = _NAMES_OTHERS[reference.role](blobs, reference.digest)
         except NotFoundError:
-            continue  # the manifest itself is reported as missing
+            continue  # the blob itself is reported as missing
         except (CorruptDataError, ValueError) as error:
             yield reference, error if isinstance(error, TastemakerError) else CorruptDataError(str(error))
             continue
-        for digest in files.values():
+        for digest in named:
             yield reference, digest
+
+
+def _files(blobs: BlobStore, manifest_sha256: str) -> list[str]:
+    return list(checkpoint_store.manifest_files(blobs, manifest_sha256).values())
+
+
+def _pictures(blobs: BlobStore, analysis_sha256: str) -> list[str]:
+    """Every digest in an analysis: the pictures that it drew, and samples'."""
+    return sorted(set(_digests_in(blobs.get_json(analysis_sha256))))
+
+
+def _digests_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str) and _SHA256.fullmatch(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _digests_in(item)
+
+
+_NAMES_OTHERS: dict[BlobRole, Callable[[BlobStore, str], list[str]]] = {
+    BlobRole.MANIFEST: _files,
+    BlobRole.ANALYSIS: _pictures,
+}
 
 
 def describe(reference: BlobReference, problem: TastemakerError) -> str:
@@ -187,7 +213,7 @@ def _add_blobs(
     done: set[str],
     report: BackupReport,
 ) -> None:
-    for reference, needed in files_of_manifests(blobs, references):
+    for reference, needed in needed_blobs(blobs, references):
         if isinstance(needed, TastemakerError):
             report.damaged.append(describe(reference, needed))
             continue
@@ -195,11 +221,16 @@ def _add_blobs(
             continue
         done.add(needed)
         try:
-            blobs.download(needed, scratch)
+            if blobs.size(needed) <= _IN_MEMORY:
+                data = blobs.get(needed)
+                _add_bytes(archive, f"blobs/{needed}", data)
+                report.n_blobs += 1
+                report.n_bytes += len(data)
+            else:
+                blobs.download(needed, scratch)
+                _add_file(archive, f"blobs/{needed}", scratch, report)
         except (NotFoundError, CorruptDataError) as error:
             report.damaged.append(describe(reference, error))
-            continue
-        _add_file(archive, f"blobs/{needed}", scratch, report)
 
 
 def _add_file(archive: tarfile.TarFile, name: str, path: Path, report: BackupReport) -> None:
@@ -210,7 +241,10 @@ def _add_file(archive: tarfile.TarFile, name: str, path: Path, report: BackupRep
 
 
 def _add_json(archive: tarfile.TarFile, name: str, value: Any) -> None:
-    data = json.dumps(value, indent=1).encode()
+    _add_bytes(archive, name, json.dumps(value, indent=1).encode())
+
+
+def _add_bytes(archive: tarfile.TarFile, name: str, data: bytes) -> None:
     entry = tarfile.TarInfo(name)
     entry.size = len(data)
     archive.addfile(_anonymous(entry), io.BytesIO(data))

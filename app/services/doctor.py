@@ -7,8 +7,6 @@ still wants it afterwards.
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -21,7 +19,7 @@ from app.db.queries.blob_refs import BlobReference, BlobRole, blob_references, s
 from app.db.queries.integrity import Broken
 from app.db.session import Database
 from app.domain.errors import CorruptDataError, NotFoundError, TastemakerError
-from app.services.backup import describe, files_of_manifests
+from app.services.backup import describe, needed_blobs
 
 _RULES: tuple[tuple[Callable[[Session], Broken], str, str], ...] = (
     (
@@ -118,18 +116,17 @@ def _check_blobs(
 ) -> None:
     verdicts: dict[str, TastemakerError | None] = {}
     suspects: list[tuple[BlobReference, TastemakerError]] = []
-    with TemporaryDirectory() as folder:
-        for reference, needed in files_of_manifests(blobs, references):
-            if isinstance(needed, TastemakerError):
-                suspects.append((reference, needed))
-                continue
-            if needed not in verdicts:
-                verdicts[needed] = _check_hash(blobs, needed, Path(folder) / "blob", diagnosis)
-            problem = verdicts[needed]
-            if problem is None and reference.role is BlobRole.LABELS:
-                problem = _check_labels(blobs, needed, label_counts[reference.row_id])
-            if problem is not None:
-                suspects.append((reference, problem))
+    for reference, needed in needed_blobs(blobs, references):
+        if isinstance(needed, TastemakerError):
+            suspects.append((reference, needed))
+            continue
+        if needed not in verdicts:
+            verdicts[needed] = _check_hash(blobs, needed, diagnosis)
+        problem = verdicts[needed]
+        if problem is None and reference.role is BlobRole.LABELS:
+            problem = _check_labels(blobs, needed, label_counts[reference.row_id])
+        if problem is not None:
+            suspects.append((reference, problem))
     with database.reader() as session:
         current = still_referenced(session, [reference for reference, _ in suspects])
     diagnosis.problems += [describe(reference, problem) for reference, problem in suspects if reference in current]
@@ -140,13 +137,12 @@ def _check_blobs(
             diagnosis.orphan_bytes += size
 
 
-def _check_hash(blobs: BlobStore, digest: str, scratch: Path, diagnosis: Diagnosis) -> TastemakerError | None:
+def _check_hash(blobs: BlobStore, digest: str, diagnosis: Diagnosis) -> TastemakerError | None:
     try:
-        blobs.download(digest, scratch)
+        diagnosis.n_bytes += blobs.verify(digest)
     except (NotFoundError, CorruptDataError) as error:
         return error
     diagnosis.n_blobs += 1
-    diagnosis.n_bytes += scratch.stat().st_size
     return None
 
 

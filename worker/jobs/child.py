@@ -20,6 +20,7 @@ from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import JobStatus
 from app.domain.errors import JobCancelledError, TastemakerError
+from app.logs import configure_logging, job_id
 from worker.jobs.context import JobContext
 from worker.jobs.fence import Fence, LostClaimError
 from worker.jobs.handlers import HANDLERS
@@ -35,7 +36,8 @@ def main(claim: Claim) -> None:
     os.setpgid(0, 0)  # the terminal's Ctrl-C stays with the worker, which knows what to do with its jobs
     threading.Thread(target=_end_with_worker, name="leash", daemon=True).start()
     settings = get_settings()
-    logging.basicConfig(level=logging.INFO, format=f"%(asctime)s job {claim.job_id} %(levelname)s %(message)s")
+    configure_logging()
+    job_id.set(str(claim.job_id))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // settings.worker_concurrency))
     run_attempt(open_runtime(settings), claim)

@@ -10,6 +10,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS
+from app.logs import working_for_job
 from worker.jobs.processes import ChildProcess, wait_for_server
 from worker.jobs.recovery import recover
 from worker.jobs.runtime import Runtime
@@ -21,6 +22,11 @@ _LEAVE_SECONDS = 10.0  # how long a child that holds its job no more may take to
 
 def run_job(runtime: Runtime, job_id: UUID) -> None:
     """Run a queued job to its end. A job that is not queued (a message that came twice) is left alone."""
+    with working_for_job(job_id):
+        _run(runtime, job_id)
+
+
+def _run(runtime: Runtime, job_id: UUID) -> None:
     wait_for_server()  # before the claim: from then on there must be heartbeats
     with runtime.database.writer() as session:
         claim = queries.claim(session, job_id, worker=runtime.name, now=runtime.clock.now())

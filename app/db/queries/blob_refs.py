@@ -8,11 +8,13 @@ from enum import StrEnum
 from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from app.db.models import Checkpoint, Job, LabelSnapshot, RewardModel, Sample
 from app.db.queries.bulk import in_chunks
+
+_Digest = InstrumentedAttribute[str] | InstrumentedAttribute[str | None] | ColumnElement[str]
 
 
 class BlobRole(StrEnum):
@@ -23,6 +25,7 @@ class BlobRole(StrEnum):
     IMAGE = "image"
     LABELS = "label snapshot"
     REWARD_HEAD = "reward model"
+    ANALYSIS = "analysis"
 
 
 class BlobReference(NamedTuple):
@@ -34,19 +37,18 @@ class BlobReference(NamedTuple):
     row_id: UUID
 
 
-_COLUMNS: dict[
-    BlobRole, tuple[InstrumentedAttribute[UUID], InstrumentedAttribute[str] | InstrumentedAttribute[str | None]]
-] = {
+_COLUMNS: dict[BlobRole, tuple[InstrumentedAttribute[UUID], _Digest]] = {
     BlobRole.RESUME_STATE: (Job.id, Job.resume_sha256),
     BlobRole.MANIFEST: (Checkpoint.id, Checkpoint.manifest_sha256),
     BlobRole.IMAGE: (Sample.id, Sample.sha256),
     BlobRole.LABELS: (LabelSnapshot.id, LabelSnapshot.sha256),
     BlobRole.REWARD_HEAD: (RewardModel.id, RewardModel.blob_sha256),
+    BlobRole.ANALYSIS: (Job.id, Job.result["analysis_sha256"].as_string()),
 }
 
 
 def blob_references(session: Session, roles: Sequence[BlobRole] = tuple(BlobRole)) -> Iterator[BlobReference]:
-    """Every reference of these roles, streamed. The files that a manifest lists are references of the manifest."""
+    """Every reference of these roles, streamed. What a manifest or an analysis names in turn is theirs."""
     for role in roles:
         id, digest = _COLUMNS[role]
         rows = session.execute(select(id, digest).where(digest.is_not(None)).execution_options(yield_per=1000))

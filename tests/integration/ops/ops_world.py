@@ -63,6 +63,7 @@ def build_world(database: Database, blobs: BlobStore, clock: Clock) -> World:
     images = [blobs.put(png(20 * number)) for number in range(4)]
     labels = blobs.put(b"".join(json.dumps({"choice": "left", "n": n}).encode() + b"\n" for n in range(1)))
     head = blobs.put(b"reward head")
+    analysis = blobs.put_json({"strip": {"noisy": [blobs.put(png(99))]}, "images": images[:1], "text": "f" * 63})
     with database.writer() as session:
         user = User(name=f"ada \N{SNOWMAN} {uuid4().hex}", role=Role.OPERATOR, created_at=now)
         session.add(user)
@@ -73,7 +74,7 @@ def build_world(database: Database, blobs: BlobStore, clock: Clock) -> World:
             status=JobStatus.FAILED,
             spec={"epochs": 3, "nested": {"list": [1, 2.5, None, "x"]}},
             inputs={},
-            result={},
+            result={"kind": "inversion", "analysis_sha256": analysis},
             last_event_seq=2,
             resume_sha256=resume,
             created_by=user.id,
@@ -191,7 +192,7 @@ def build_world(database: Database, blobs: BlobStore, clock: Clock) -> World:
                 created_at=now,
             )
         )
-    n_blobs = len(weights) + 1 + len(manifests) + 1 + len(images) + 2
+    n_blobs = len(weights) + 1 + len(manifests) + 1 + len(images) + 2 + 2
     return World(
         job_id=job.id,
         checkpoint_id=base.id,

@@ -47,6 +47,7 @@ DAMAGES: dict[str, tuple[Callable[[Session, World], object], str]] = {
     "ordinals": (_set(Checkpoint, n_samples=1), "more samples than they count"),
     "labels": (_set(LabelSnapshot, n_labels=5), "should hold 5 labels and holds 1"),
     "image": (_set(Sample, sha256="0" * 64), "The image of sample"),
+    "analysis": (_set(Job, result={"analysis_sha256": "2" * 64}), "The analysis of job"),
     "state": (_set(Job, resume_sha256="1" * 64), "The resumable state of job"),
 }
 
