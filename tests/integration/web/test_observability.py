@@ -227,3 +227,14 @@ def test_several_web_processes_count_as_one(sqlite_template: Path, tmp_path: Pat
     log_lines = (tmp_path / "log").read_text().splitlines()
     assert log_lines
     assert all("logger" in json.loads(line) for line in log_lines)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_dashboard_asks_only_for_metrics_that_exist(client: TestClient, sign_in: SignIn) -> None:
+    dashboard = json.loads((Path(__file__).parents[3] / "docs" / "grafana-dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked = {name for text in expressions for name in re.findall(r"\b(?:tastemaker|process)_[a-z_]+", text)}
+    text = client.get("/metrics", headers=sign_in(Role.OPERATOR)).text
+    known = {name.removesuffix("_total") for name in re.findall(r"^# TYPE (\S+)", text, re.M)}
+    assert len(asked) >= 10
+    assert {re.sub(r"_(bucket|count|sum|total)$", "", name) for name in asked} - known == set()
