@@ -16,7 +16,6 @@ _ESSENTIAL: dict[JobKind, frozenset[str]] = {
     JobKind.FINETUNE: frozenset({"checkpoint_id", "reward", "epochs", "samples_per_epoch", "steps", "seed"}),
     JobKind.EVALUATE: frozenset({"checkpoint_ids", "rewards", "n", "seed"}),
     JobKind.ANALYZE: frozenset({"checkpoint_ids", "kind", "rewards", "n", "seed"}),
-    JobKind.ANALYZE: frozenset({"checkpoint_ids", "kind", "rewards", "n", "seed"}),
     JobKind.PRETRAIN: frozenset({"name", "data", "image_size", "steps", "batch_size", "seed"}),
 }
 _LABELS = {

@@ -28,7 +28,6 @@ KIND_TITLES: dict[JobKind, tuple[str, str]] = {
     JobKind.REWARD_MODEL: ("Train a reward model", "Learns what raters prefer from a campaign's votes, frozen now."),
     JobKind.FINETUNE: ("Finetune", "Moves a checkpoint toward rewards by reinforcement learning (DDPO)."),
     JobKind.EVALUATE: ("Evaluate", "Mean and standard error of rewards on fixed seeds, for each checkpoint."),
-    JobKind.ANALYZE: ("Analyse", "Rewards along the trajectory, map of embeddings, diversity, ages: before and after."),
     JobKind.ANALYZE: ("Analyze", "Looks into checkpoints on fixed seeds: trajectories, maps, diversity, inversion."),
     JobKind.PRETRAIN: ("Pretrain", "Trains a base model on a folder of images or a rendered style."),
 }

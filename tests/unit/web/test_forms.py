@@ -22,7 +22,6 @@ _NEEDED: dict[JobKind, dict[str, Any]] = {
     JobKind.REWARD_MODEL: {"campaign_id": _ID},
     JobKind.FINETUNE: {"checkpoint_id": _ID, "reward": [f"preference:{_ID}"]},
     JobKind.EVALUATE: {"checkpoint_ids": [_ID], "rewards": ["jpeg_compressibility"]},
-    JobKind.ANALYZE: {"checkpoint_ids": [_ID], "kind": "diversity", "rewards": []},
     JobKind.ANALYZE: {"checkpoint_ids": [_ID], "kind": "diversity"},
     JobKind.PRETRAIN: {},
 }
