@@ -20,7 +20,7 @@ from worker.ml.learner import Learner
 from worker.ml.lora import merged, with_adapters
 from worker.ml.noise import training_seeds
 from worker.ml.pace import Pace
-from worker.ml.policy import Policy
+from worker.ml.policy import Policy, place
 from worker.ml.progress import Metric, Monitor
 from worker.ml.rewards import CombinedReward, Images, Reward
 from worker.ml.rollout import KL_SAMPLES, Trajectories, collect
@@ -108,7 +108,7 @@ class _Run:
             raise JobError(
                 "No transition of this schedule is stochastic, so nothing can be trained; raise steps or eta."
             )
-        policy.unet.to(device)
+        place(policy.unet, device)
         self.reference = Policy(copy.deepcopy(policy.unet).requires_grad_(False), config)
         trained = policy if spec.lora is None else with_adapters(policy, spec.lora)
         if spec.gradient_checkpointing:

@@ -74,5 +74,5 @@ def _predict(
     policy: Policy, schedule: ddim.Schedule, step: int, x: Tensor
 ) -> tuple[Tensor, Float[Tensor, "n 3 h w"], Float[Tensor, "n 3 h w"]]:
     index = torch.full((len(x),), step, device=x.device)
-    output = policy.predict(x.contiguous(memory_format=torch.channels_last), schedule.timesteps.to(x.device)[index])
+    output = policy.predict(x, schedule.timesteps.to(x.device)[index])
     return index, *ddim.predict(schedule, index, x, output)

@@ -135,7 +135,7 @@ class Learner:
         """Add one batch's share of the update's gradient."""
         device = trajectories.x.device
         row, step = torch.from_numpy(rows).to(device), torch.from_numpy(steps).to(device)
-        x_t = trajectories.x[row, step].contiguous(memory_format=torch.channels_last)
+        x_t = trajectories.x[row, step]
         timesteps = schedule.timesteps.to(device)[step]
         with autocast(device, self._spec.precision):
             output = self.policy.predict(x_t, timesteps)

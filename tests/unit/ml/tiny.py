@@ -29,4 +29,4 @@ def tiny_policy(seed: int = 0, dropout: float = 0.0) -> Policy:
             attention_head_dim=8,
             dropout=dropout,
         )
-    return Policy(unet.to(memory_format=torch.channels_last).eval(), dict(SCHEDULER))
+    return Policy(unet.eval(), dict(SCHEDULER))
