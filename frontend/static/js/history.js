@@ -16,6 +16,11 @@ export class VoteHistory {
     return this.votes.length;
   }
 
+  /** Whether one of these votes was on this comparison. */
+  has(id) {
+    return this.votes.some((vote) => vote.id === id);
+  }
+
   push(pair) {
     this.#set([...this.votes, { id: pair.id, pair }]);
   }

@@ -45,7 +45,9 @@ async function start() {
   showSync({ waiting: outbox.entries().length, refused: null, signedOut: false });
   const shown = controls.dataset.comparison;
   const pair = document.querySelector("[data-pair]");
-  if (shown && !outbox.comparisons().includes(shown)) {
+  // a reload can overtake the vote: the page was rendered just before the vote arrived
+  const voted = outbox.comparisons().includes(shown) || history.has(shown);
+  if (shown && !voted) {
     const [left, right] = pair.querySelectorAll("img");
     show({ id: shown, left, right });
     fetchAhead();

@@ -17,6 +17,8 @@ from app.main import create_app
 from app.services import accounts
 from app.web.deps import SESSION_COOKIE
 
+UNKNOWN = UUID(int=7)  # an id that nothing has
+
 Headers = dict[str, str]
 SignIn = Callable[..., Headers]
 ON_SQLITE_ALONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -104,7 +106,7 @@ def test_a_tokens_last_use_is_known_to_the_hour(client: TestClient, admin: Heade
 @pytest.mark.parametrize(
     ("fields", "status", "field"),
     [
-        ({"user_id": str(uuid4())}, 422, "user_id"),
+        ({"user_id": str(UNKNOWN)}, 422, "user_id"),
         ({"expires_at": "2025-12-31T00:00:00Z"}, 422, "expires_at"),
         ({"expires_at": "2027-01-01T00:00:00"}, 422, "expires_at"),
         ({"name": ""}, 422, "name"),
@@ -175,7 +177,13 @@ def test_an_admin_cannot_lock_themselves_out(client: TestClient, admin: Headers)
 @pytest.mark.parametrize("role", [Role.RATER, Role.OPERATOR, None])
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/users"), ("POST", "/users"), ("DELETE", f"/users/{uuid4()}"), ("GET", "/tokens"), ("POST", "/tokens")],
+    [
+        ("GET", "/users"),
+        ("POST", "/users"),
+        ("DELETE", f"/users/{UNKNOWN}"),
+        ("GET", "/tokens"),
+        ("POST", "/tokens"),
+    ],
 )
 def test_only_admins_administer(client: TestClient, sign_in: SignIn, role: Role | None, method: str, path: str) -> None:
     headers = sign_in(role) if role else {}
@@ -186,9 +194,9 @@ def test_only_admins_administer(client: TestClient, sign_in: SignIn, role: Role 
 @ON_SQLITE_ALONE
 @pytest.mark.parametrize(
     "path",
-    ["/checkpoints", f"/checkpoints/{uuid4()}", f"/checkpoints/{uuid4()}/lineage", "/samples", f"/samples/{uuid4()}",
-     f"/samples/{uuid4()}/image", f"/samples/{uuid4()}/transitions", "/jobs", f"/jobs/{uuid4()}",
-     f"/jobs/{uuid4()}/events", f"/jobs/{uuid4()}/metrics", "/rewards"],
+    ["/checkpoints", f"/checkpoints/{UNKNOWN}", f"/checkpoints/{UNKNOWN}/lineage", "/samples", f"/samples/{UNKNOWN}",
+     f"/samples/{UNKNOWN}/image", f"/samples/{UNKNOWN}/transitions", "/jobs", f"/jobs/{UNKNOWN}",
+     f"/jobs/{UNKNOWN}/events", f"/jobs/{UNKNOWN}/metrics", "/rewards"],
 )  # fmt: skip
 def test_a_rater_sees_nothing_that_unblinds(client: TestClient, sign_in: SignIn, path: str) -> None:
     answer = client.get(f"/api/v1{path}", headers=sign_in(Role.RATER))

@@ -6,7 +6,7 @@ import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
@@ -15,6 +15,8 @@ from app.config import Settings
 from app.db.models import LabelSnapshot, Measurement, RewardModel
 from app.domain.bundled import BUNDLED
 from app.domain.enums import JobKind, JobStatus
+
+UNKNOWN = UUID(int=7)  # an id that nothing has
 
 Headers = dict[str, str]
 URL = "/api/v1/checkpoints"
@@ -53,7 +55,7 @@ def test_a_checkpoint_shows_its_measurements(client: TestClient, world: Any, ope
 
 
 @ON_SQLITE_ALONE
-@pytest.mark.parametrize("path", [f"/{uuid4()}", f"/{uuid4()}/lineage", f"/{uuid4()}/download"])
+@pytest.mark.parametrize("path", [f"/{UNKNOWN}", f"/{UNKNOWN}/lineage", f"/{UNKNOWN}/download"])
 def test_an_unknown_checkpoint_is_404(client: TestClient, operator: Headers, path: str) -> None:
     answer = client.get(URL + path, headers=operator)
     assert answer.status_code == 404

@@ -16,6 +16,8 @@ from app.db.models import Job, JobEvent, LabelSnapshot, RewardAvailability
 from app.db.queries import jobs as job_queries
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus
 
+UNKNOWN = UUID(int=7)  # an id that nothing has
+
 Headers = dict[str, str]
 URL = "/api/v1/jobs"
 ON_SQLITE_ALONE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -92,12 +94,12 @@ def test_a_repeated_submission_with_a_key_makes_one_job(
         ("sample", {"n": 10_001}, "spec.n"),
         ("sample", {"eta": 1.5}, "spec.eta"),
         ("sample", {"steps": 1001}, "spec.steps"),
-        ("sample", {"checkpoint_id": str(uuid4())}, "spec.checkpoint_id"),
+        ("sample", {"checkpoint_id": str(UNKNOWN)}, "spec.checkpoint_id"),
         ("sample", {"checkpoint_id": "../etc"}, "spec.checkpoint_id"),
         ("sample", {"unknown": 1}, "spec.unknown"),
         ("finetune", {"reward": {"name": "beauty"}}, "spec.reward.0.name"),
-        ("finetune", {"reward": {"name": "brightness"}, "checkpoint_id": str(uuid4())}, "spec.checkpoint_id"),
-        ("finetune", {"reward": {"name": "preference", "reward_model_id": str(uuid4())}},
+        ("finetune", {"reward": {"name": "brightness"}, "checkpoint_id": str(UNKNOWN)}, "spec.checkpoint_id"),
+        ("finetune", {"reward": {"name": "preference", "reward_model_id": str(UNKNOWN)}},
          "spec.reward.0.reward_model_id"),
         ("finetune", {"reward": {"name": "brightness"}, "epochs": 0}, "spec.epochs"),
         ("finetune", {"reward": {"name": "brightness"},

@@ -6,8 +6,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from app.client.tastes import TASTES, Rgb, SimulatedRater, eye_white, figure_area, green_figure, lightness, read_rgb
-from app.client.tastes import warm_background
+from app.client.tastes import (
+    TASTES,
+    Rgb,
+    SimulatedRater,
+    eye_white,
+    figure_area,
+    green_figure,
+    lightness,
+    read_rgb,
+    warm_background,
+)
 from app.domain.enums import Choice
 
 

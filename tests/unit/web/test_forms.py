@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from typing import Any
-from uuid import uuid4
+from uuid import UUID
 
 import pytest
 from starlette.datastructures import FormData
@@ -13,7 +13,9 @@ from app.domain.jobs import SUPPORTED_JOB_KINDS
 from app.domain.specs import parse_spec
 from app.web.forms import FormField, JobForm, Option, build_form, read_form
 
-_ID = str(uuid4())
+UNKNOWN = UUID(int=7)  # an id that nothing has
+
+_ID = str(UNKNOWN)
 _OPTIONS = {
     name: [Option(_ID, "one")] for name in ("checkpoint_id", "checkpoint_ids", "campaign_id", "init_checkpoint_id")
 } | {"rewards": [Option("jpeg_compressibility", "JPEG"), Option(f"preference:{_ID}", "learned")]}
