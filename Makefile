@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 STAMP := $(VENV)/.installed
 DEV_STAMP := $(VENV)/.installed-dev
+# one process a core, one thread a process: threads that wait for each other on a busy core cost more than they save
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 help:  ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,7 +39,7 @@ $(DEV_STAMP): requirements/dev.in requirements/constraints.txt $(STAMP)
 	@touch $@
 
 test: $(DEV_STAMP) chromium lint  ## lint, then unit, integration and browser tests
-	@$(BIN)/pytest -q
+	@$(PYTEST)
 
 lint: $(DEV_STAMP)  ## ruff, mypy --strict, import rules
 	@$(BIN)/ruff check .
@@ -46,13 +48,13 @@ lint: $(DEV_STAMP)  ## ruff, mypy --strict, import rules
 	@$(BIN)/lint-imports
 
 unit: $(DEV_STAMP)  ## unit tests only
-	@$(BIN)/pytest -q tests/unit tests/test_architecture.py
+	@$(PYTEST) tests/unit tests/test_architecture.py
 
 integration: $(DEV_STAMP)  ## integration tests only
-	@$(BIN)/pytest -q tests/integration
+	@$(PYTEST) tests/integration
 
 e2e: $(DEV_STAMP) chromium  ## browser tests only
-	@$(BIN)/pytest -q tests/e2e
+	@$(PYTEST) tests/e2e
 
 chromium: $(DEV_STAMP)
 	@command -v chromium >/dev/null 2>&1 || test -d $(HOME)/.cache/ms-playwright || { \
