@@ -51,9 +51,11 @@ def ago(moment: datetime, now: datetime) -> str:
 
 
 def figure(value: float | None, digits: int = 3) -> str:
-    """A number to `digits` significant digits with a true minus sign; a dash for None."""
+    """A number to `digits` significant digits with a true minus sign, a whole one in full; a dash for None."""
     if value is None:
         return "–"
+    if isinstance(value, int):
+        return f"{value:,}".replace("-", "−")
     if value == 0:
         return "0"
     if 1e-3 <= abs(value) < 1e6:

@@ -237,6 +237,10 @@ def test_statistics_of_a_tournament_name_the_better_checkpoint(
     assert health["cy"]["agreement"]["value"] == 0
     assert stats["agreement"]["value"] is not None
 
+    page = client.get(f"/campaigns/{campaign['id']}", headers=operator | {"accept": "text/html"})
+    assert page.status_code == 200
+    assert "<strong>better</strong>" in page.text
+
 
 def test_a_campaign_is_opened_once_for_one_idempotency_key(client: TestClient, operator: Headers, base: str):
     body = {"name": "n", "question": "?", "checkpoint_ids": [base]}
