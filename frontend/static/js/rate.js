@@ -52,6 +52,7 @@ async function start() {
     show({ id: shown, left, right });
     fetchAhead();
   } else if (shown) {
+    pair.hidden = true;
     await advance();
   }
   undoButton.disabled = history.length === 0;

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import httpx
@@ -48,6 +48,11 @@ def _demo(data_dir: Path, port: int, log: Path) -> Iterator[tuple[subprocess.Pop
             process.wait(60)
 
 
+def _still_running(family: list[psutil.Process], *, seconds: float) -> list[psutil.Process]:
+    _, alive = psutil.wait_procs(family, timeout=seconds)
+    return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
 def _sign_in(url: str) -> httpx.Client:
     client = httpx.Client(base_url=url.split("/login")[0], follow_redirects=True, headers={"accept": "text/html"})
     assert client.get(url).status_code == 200
@@ -57,20 +62,21 @@ def _sign_in(url: str) -> httpx.Client:
 def test_the_demo_starts_stops_and_keeps_everything(tmp_path: Path) -> None:
     data_dir, port, log = tmp_path / "data", _free_port(), tmp_path / "log"
     with _demo(data_dir, port, log) as (process, url):
-        with _sign_in(url) as browser:
+        with closing(_sign_in(url)) as browser:
             (campaign,) = browser.get("/api/v1/campaigns").json()["items"]
             assert browser.get(f"/rate/{campaign['id']}").status_code == 200
             samples = browser.get("/api/v1/samples", params={"limit": 200}).json()["items"]
             assert len(samples) == 64
         with httpx.Client() as stranger:  # the link is used up
             assert stranger.get(url, headers={"accept": "text/html"}).status_code == 401
-        family = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
-        assert len(family) >= 4  # itself, broker, worker, web
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 3  # broker, worker, web, and what they started
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
-        assert [pid for pid in family if psutil.pid_exists(pid)] == []
+        # whoever adopts the worker's helpers may take a moment to bury them
+        assert _still_running(family, seconds=5) == []
 
-    with _demo(data_dir, port, log) as (_, url), _sign_in(url) as browser:
+    with _demo(data_dir, port, log) as (_, url), closing(_sign_in(url)) as browser:
         assert [item["id"] for item in browser.get("/api/v1/campaigns").json()["items"]] == [campaign["id"]]
         again = browser.get("/api/v1/samples", params={"limit": 200}).json()["items"]
         assert {sample["sha256"] for sample in again} == {sample["sha256"] for sample in samples}
