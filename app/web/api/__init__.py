@@ -8,6 +8,7 @@ from app.web.api import (
     checkpoints,
     comparisons,
     health,
+    invitations,
     jobs,
     media,
     metrics,
@@ -28,6 +29,7 @@ _v1.include_router(people.router)
 _v1.include_router(webhooks.router)
 _v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
+_v1.include_router(invitations.router)
 _v1.include_router(comparisons.router)
 _v1.include_router(reward_models.router)
 
