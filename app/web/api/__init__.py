@@ -9,6 +9,7 @@ from app.web.api import (
     comparisons,
     health,
     jobs,
+    library,
     media,
     metrics,
     people,
@@ -22,6 +23,7 @@ from app.web.api.problems import problems
 _v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
 _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
+_v1.include_router(library.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)
