@@ -10,6 +10,7 @@ from app.db.queries.gallery import SampleFilter
 from app.domain.marks import Marks
 from app.services import gallery
 from app.services.gallery import ImageFormat, SampleView, Transition
+from app.services.image_change import difference_png
 from app.web.api.problems import Responses, problems
 from app.web.caching import immutable_response
 from app.web.deps import Blobs, CurrentOperator, Now, ReadSession, WriteSession
@@ -88,6 +89,29 @@ def get_image(
         media_type=f"image/{chosen}",
         content=lambda: gallery.image_bytes(blobs, sample.sha256, format=chosen, size=size),
         vary="Accept",
+    )
+
+
+@router.get(
+    "/{sample_id}/difference/{other_id}",
+    summary="What differs between two samples",
+    response_class=Response,
+    responses=problems(404, 409, besides={
+        200: {"description": "A PNG, black where nothing differs.", "content": {"image/png": {}}},
+        304: {"description": "The client has it already (`If-None-Match`)."},
+    }),
+)  # fmt: skip
+def get_difference(
+    sample_id: UUID, other_id: UUID, request: Request, session: ReadSession, blobs: Blobs, _caller: CurrentOperator
+) -> Response:
+    """The absolute difference of every pixel and channel, three times as strong as it is. Immutable: cache it for ever,
+    privately."""
+    first, second = gallery.require_sample(session, sample_id), gallery.require_sample(session, other_id)
+    return immutable_response(
+        request,
+        etag=f'"{first.sha256}-{second.sha256}-difference"',
+        media_type="image/png",
+        content=lambda: difference_png(blobs, first.sha256, second.sha256),
     )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Query, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
@@ -29,13 +29,13 @@ from app.web.pages import SubmittedForm
 from app.web.pagination import After, encode_cursor
 from app.web.routes.desk import first_samples
 from app.web.routes.grids import grid_of
+from app.web.routes.labels import reward_labels
 from app.web.templating import render
 
 router = APIRouter()
 
 _SHARED_SEED, _SHARED_N = 20_000, 128
 _BLIND_BUDGET = 200
-_MOST_COMPARED = 6
 _QUESTION = "Which one do you like better?"
 
 
@@ -140,32 +140,6 @@ def draw_shared_seeds(
         spec = {"checkpoint_id": source.id, "n": _SHARED_N, "seed": _SHARED_SEED, "steps": steps}
         jobs.submit(to, JobKind.SAMPLE, spec, name=f"Blind test seeds: {source.name}")
     return RedirectResponse("/jobs", status_code=303)
-
-
-@router.get("/compare")
-def compare(
-    request: Request,
-    session: ReadSession,
-    _operator: CurrentOperator,
-    c: Annotated[list[UUID], Query(max_length=_MOST_COMPARED)] = [],  # noqa: B006
-) -> Response:
-    chosen = [checkpoints.get_checkpoint(session, id) for id in dict.fromkeys(c)]
-    return render(
-        request,
-        "checkpoints/compare.html",
-        {
-            "chosen": chosen,
-            "most": _MOST_COMPARED,
-            "all_checkpoints": checkpoints.list_checkpoints(session, limit=100).items,
-            "grid": grid_of(session, chosen, rows=12) if len(chosen) > 1 else None,
-            "labels": reward_labels(session),
-        },
-    )
-
-
-def reward_labels(session: Session) -> dict[str, str]:
-    """Learned rewards' stored names in words; other names speak for themselves."""
-    return {f"preference:{row.id}": f"learned: {row.name}" for row in queries.reward_models(session)}
 
 
 def _library(
