@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 MOST_AT_ONCE = 500
 """Checkpoints that one application of the rule deletes at most."""
 _RULE, _STORAGE = "retention", "storage"
-_PERIOD = timedelta(minutes=1)
+_FIRST, _PERIOD = timedelta(seconds=5), timedelta(minutes=1)
 _HOURLY = timedelta(hours=1)
 
 
@@ -194,7 +194,9 @@ class HousekeepingThread:
         self._thread.join(timeout=10)
 
     def _run(self) -> None:
-        while not self._stopping.wait(_PERIOD.total_seconds()):
+        pause = _FIRST
+        while not self._stopping.wait(pause.total_seconds()):
+            pause = _PERIOD
             try:
                 tidy(self._database, self._blobs, self._settings, self._clock.now())
             except Exception:

@@ -64,6 +64,8 @@ class World:
     """The last epoch of the finetune that has ended."""
     early: UUID
     """An earlier epoch of it."""
+    sample: UUID
+    """A sample of `tuned` on a seed that all its line has drawn."""
     finished: UUID
     running: UUID
     failed: UUID
@@ -132,7 +134,8 @@ class _Builder:
         )  # fmt: skip
         self.session.flush()
         return World(
-            base=base.id, tuned=tuned.id, early=self.early, finished=finished.id, running=running.id, failed=failed.id,
+            base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
+            finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
         )  # fmt: skip
 
@@ -301,6 +304,7 @@ class _Builder:
             samples = self._samples(row, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=epoch)
             if epoch == 2:
                 self.early = row.id
+            self.sample = samples[3].id
             mean = 1.6 * (1 - math.exp(-epoch / 3))
             self._measure(row, mean, 0.18, name)
             self._measure(row, 0.02 + 0.03 * epoch, 0.1)
