@@ -1,7 +1,7 @@
 """library: marks, the bin, retention, and the indexes of a large gallery
 
 Revision ID: 0005
-Revises: 0002
+Revises: 0003
 """
 
 import sqlalchemy as sa
