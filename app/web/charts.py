@@ -56,7 +56,7 @@ class _Scale:
         step = _round_step((self.high - self.low) / n)
         first = math.ceil(self.low / step)
         last = math.floor(self.high / step + 1e-9)
-        return [Tick(self(k * step), f"{k * step:.6g}") for k in range(first, last + 1)]
+        return [Tick(self(k * step), _label(k * step)) for k in range(first, last + 1)]
 
 
 def distribution_chart(columns: Mapping[str, Sequence[Any]]) -> Chart | None:
@@ -140,6 +140,14 @@ def line_chart(columns: Mapping[str, Sequence[Any]], name: str) -> Chart | None:
 def _epoch_ticks(x: _Scale, first: int, last: int) -> list[Tick]:
     step = max(1, round(_round_step((last - first) / 8))) if last > first else 1
     return [Tick(x(epoch), str(epoch)) for epoch in range(math.ceil(first / step) * step, last + 1, step)]
+
+
+def _label(value: float) -> str:
+    """Small numbers with an exponent, others as they are."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.6g}"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
 
 
 def _round_step(rough: float) -> float:
