@@ -19,6 +19,7 @@ from worker.ml.lr import lr_at
 from worker.ml.memory import explain_out_of_memory
 from worker.ml.noise import generator
 from worker.ml.policy import Policy
+from worker.ml.ranks import Alone, Ranks
 from worker.ml.rollout import Trajectories, autocast
 
 _RATIO_TOLERANCE = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
@@ -42,10 +43,11 @@ class UpdateReport:
 class Learner:
     """AdamW on the policy's weights (or its adapters), with clipping, a schedule and an EMA.
 
-    `policy` is trained in place; `reference` is the frozen policy that the KL is measured to.
+    `policy` is trained in place; `reference` is the frozen policy that the KL is measured to. With several `ranks`,
+    each runs the transitions of its own trajectories and all take the same step.
     """
 
-    def __init__(self, policy: Policy, reference: Policy, spec: FinetuneSpec) -> None:
+    def __init__(self, policy: Policy, reference: Policy, spec: FinetuneSpec, ranks: Ranks | None = None) -> None:
         self.policy = policy
         self.reference = reference
         self.parameters = {name: p for name, p in policy.unet.named_parameters() if p.requires_grad}
@@ -58,6 +60,7 @@ class Learner:
             fused=True,
         )
         self._spec = spec
+        self._ranks = ranks or Alone()
         self._updates_per_epoch = spec.updates_per_epoch * spec.inner_epochs
 
     def transitions_per_epoch(self, trainable: int) -> int:
@@ -75,6 +78,9 @@ class Learner:
     ) -> UpdateReport:
         """Run one epoch's updates. All randomness follows from (spec.seed, epoch, inner epoch).
 
+        Args:
+            trajectories: this rank's; so are `advantages`.
+
         Raises:
             JobError: the ratio is not 1 before the first update, or the loss is not finite.
         """
@@ -85,15 +91,18 @@ class Learner:
             rows, steps = self._shuffled(epoch, inner, schedule.trainable)
             for chunk in np.array_split(np.arange(len(rows)), min(self._spec.updates_per_epoch, len(rows))):
                 self.optimizer.zero_grad(set_to_none=True)
-                for start in range(0, len(chunk), self._spec.batch_size):
-                    batch = chunk[start : start + self._spec.batch_size]
+                mine = chunk[rows[chunk] % self._ranks.count == self._ranks.index]
+                for start in range(0, len(mine), self._spec.batch_size):
+                    batch = mine[start : start + self._spec.batch_size]
                     first = not norms and start == 0
                     with explain_out_of_memory(len(batch)):
+                        here = rows[batch] // self._ranks.count
                         self._accumulate(
-                            trajectories, advantages, schedule, rows[batch], steps[batch], len(chunk), tally, first
+                            trajectories, advantages, schedule, here, steps[batch], len(chunk), tally, first
                         )
                     between_batches(len(batch))
                 norms.append(self._step(done + len(norms)))
+        tally.add_up(self._ranks)
         return tally.report(schedule, norm=float(np.mean(norms)), lr=self.optimizer.param_groups[0]["lr"])
 
     @contextmanager
@@ -177,7 +186,12 @@ class Learner:
             )
 
     def _step(self, update: int) -> float:
-        """One optimiser update; returns the gradient norm before clipping."""
+        """One optimiser update from all ranks' gradients; returns the gradient norm before clipping."""
+        if self._ranks.count > 1:
+            for parameter in self.parameters.values():
+                if parameter.grad is None:  # none of this update's transitions were this rank's
+                    parameter.grad = torch.zeros_like(parameter)
+            self._ranks.add_up([parameter.grad for parameter in self.parameters.values() if parameter.grad is not None])
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self._spec.max_grad_norm))
         if not math.isfinite(norm):
             raise JobError("The gradient is not finite; lower lr.peak or train in fp32.")
@@ -213,6 +227,12 @@ class _Tally:
         np.add.at(self._count, steps, 1.0)
         deviation = float(torch.expm1(result.log_ratio / dimensions).abs().max())
         self._ratio_max_dev = max(self._ratio_max_dev, deviation)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Make every rank's sums those of all."""
+        for total in (self._count, self._clipped, self._log_ratio, self._grad_norm, self._approx_kl):
+            total[:] = np.sum(ranks.everyone(total), axis=0)
+        self._ratio_max_dev = max(ranks.everyone(self._ratio_max_dev))
 
     def report(self, schedule: Schedule, *, norm: float, lr: float) -> UpdateReport:
         count = max(1.0, float(self._count.sum()))

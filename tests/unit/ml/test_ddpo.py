@@ -247,6 +247,45 @@ def test_the_guard_stops_when_diversity_is_lost(tmp_path: Path) -> None:
     assert "0.40 of the base's" in str(outcome.stopped_by)
 
 
+def test_the_guard_stops_when_a_held_out_reward_falls(tmp_path: Path) -> None:
+    calls = 0
+
+    def falls_in_the_end(images: Images) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return np.arange(len(images)) - (2.0 if calls == 3 else 0.0)  # standard deviation 1.118 over four samples
+
+    spec = make_spec(
+        guard={"max_holdout_drop": 1.5, "holdout_rewards": [{"name": "sharpness"}]}, eval={"every": 1, "n": 4}
+    )
+    sink = Sink()
+    outcome = run(spec, tmp_path, sink=sink, holdout={"sharpness": falls_in_the_end})
+    assert (outcome.epochs, outcome.last_good_epoch) == (2, 1)
+    assert "'sharpness' fell by 1.79 of the base's standard deviations" in str(outcome.stopped_by)
+    assert sink.weights.keys() == {0, 1, 2}
+
+
+def test_the_guards_measure_survives_a_resume(tmp_path: Path) -> None:
+    spec = make_spec(
+        guard={"max_holdout_drop": 0.5, "holdout_rewards": [{"name": "sharpness"}]}, eval={"every": 1, "n": 4}
+    )
+    sink = Sink()
+    steady = np.arange(4.0)
+    with pytest.raises(JobCancelledError):
+        run(spec, tmp_path, sink=sink, monitor=Recorder(stop_at=8), holdout={"sharpness": lambda images: steady})
+    outcome = run(spec, tmp_path, sink=sink, state=sink.state, holdout={"sharpness": lambda images: steady - 1})
+    assert "'sharpness' fell by 0.89" in str(outcome.stopped_by)
+
+
+def test_kl_is_told_apart_over_the_trained_steps_and_over_the_whole_chain(tmp_path: Path) -> None:
+    monitor = Recorder()
+    spec = make_spec(sde_window={"start": 0, "length": 2}, eval={"every": 1, "n": 4})
+    run(spec, tmp_path, sink=Sink(), monitor=monitor)
+    for row in monitor.rows[1:]:
+        assert row["kl_nats"] == row["kl_trained_nats"] > 0
+        assert row["eval_kl_nats"] > 2 * row["eval_kl_trained_nats"] > 0
+
+
 def test_adapters_are_merged_into_what_is_stored_and_leave_the_base_alone(tmp_path: Path) -> None:
     sink = Sink()
     run(make_spec(lora={"rank": 2}, epochs=2), tmp_path, sink=sink)
