@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from torch import Tensor
 
 T = TypeVar("T")
+_ENVIRONMENT = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")  # what torchrun would have set
 _PATIENCE = timedelta(minutes=30)  # rank 0 stores checkpoints and scores held-out rewards while the others wait
 
 
@@ -74,8 +75,8 @@ class AccelerateRanks:
         from accelerate import PartialState  # takes a second to import, which runs on one rank need not wait for
 
         self.index, self.count = index, count
-        here = {"RANK": index, "LOCAL_RANK": index, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-        os.environ |= {name: str(value) for name, value in here.items()}
+        here = zip(_ENVIRONMENT, (index, index, count, count), strict=True)
+        os.environ |= {name: str(value) for name, value in here}
         os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))  # Accelerate sets its own otherwise
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
         if device.type == "cuda":
@@ -118,3 +119,6 @@ class AccelerateRanks:
     def leave(self) -> None:
         """Say goodbye to the others."""
         torch.distributed.destroy_process_group()
+        self._state._reset_state()
+        for name in _ENVIRONMENT:
+            os.environ.pop(name, None)
