@@ -22,7 +22,7 @@ from worker.ml.lora import merged, with_adapters
 from worker.ml.noise import training_seeds
 from worker.ml.pace import Pace
 from worker.ml.policy import Policy, place
-from worker.ml.progress import Metric, Monitor
+from worker.ml.progress import Metric, Monitor, SilentMonitor
 from worker.ml.ranks import Alone, Ranks
 from worker.ml.rewards import CombinedReward, Images, Reward
 from worker.ml.rollout import KL_SAMPLES, Trajectories, collect
@@ -125,7 +125,8 @@ class _Run:
         trained = policy if spec.lora is None else with_adapters(policy, spec.lora)
         if spec.gradient_checkpointing:
             policy.unet.enable_gradient_checkpointing()
-        self.spec, self.reward, self.sink, self.monitor = spec, reward, sink, monitor
+        self.spec, self.reward, self.sink = spec, reward, sink
+        self.monitor = monitor if ranks.index == 0 else SilentMonitor()  # rank 0 speaks for all
         self.holdout, self.diversity, self.workdir, self.device = holdout, diversity, workdir, device
         self.ranks, self.mine = ranks, slice(ranks.index, None, ranks.count)
         self.learner = Learner(trained, self.reference, spec, ranks)
@@ -152,9 +153,8 @@ class _Run:
         for epoch in range(finished + 1, self.spec.epochs + 1):
             reason = self._epoch(epoch)
             self._save(epoch)
-            if reason is not None and self.ranks.index == 0:
-                self.monitor.log(f"Stopped after epoch {epoch}: {reason}. Epoch {self.last_good_epoch} is the result.")
             if reason is not None:
+                self.monitor.log(f"Stopped after epoch {epoch}: {reason}. Epoch {self.last_good_epoch} is the result.")
                 return Outcome(epoch, reason, self.last_good_epoch)
         return Outcome(self.spec.epochs, None, self.last_good_epoch)
 
@@ -207,8 +207,7 @@ class _Run:
             reason = reason or found
             if reason is None:
                 self.last_good_epoch = epoch
-        if self.ranks.index == 0:
-            self.monitor.metrics(row)
+        self.monitor.metrics(row)
         return reason
 
     def _advantages(self, trajectories: Trajectories, returns: advantages.Table) -> Float[torch.Tensor, "n s"]:
@@ -293,8 +292,6 @@ class _Run:
         return float(self.ranks.rows(trajectories.kl[:, steps].sum(1).numpy()).mean())
 
     def _between_batches(self, evaluations: int) -> None:
-        if self.ranks.index > 0:  # rank 0 speaks for all: when it stops, it ends the others
-            return
         self.pace.add(evaluations * self.ranks.count)
         if self.monitor.should_stop():
             raise JobCancelledError("Cancelled; the state after the last finished epoch is kept, so it can be resumed.")

@@ -22,7 +22,10 @@ from worker.ml.policy import Policy
 from worker.ml.ranks import Alone, Ranks
 from worker.ml.rollout import Trajectories, autocast
 
-_RATIO_TOLERANCE = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
+RATIO_TOLERANCE = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
+"""How far from 1 the ratio (per dimension) may be before an epoch's first update. Rollout and update run the same
+network on the same fp32 states, so on a CPU the two agree to the bit in bf16 too; bf16's is for devices whose kernels
+round otherwise at another batch size. It catches dropout and changed weights, not a mix of precisions (2.4e-3)."""
 _SHUFFLE_STREAM = 1 << 62  # keeps the shuffle's random streams apart from those of samples
 
 
@@ -177,7 +180,7 @@ class Learner:
 
     def _require_ratio_one(self, log_ratio_per_dimension: Float[Tensor, " b"]) -> None:
         deviation = float(torch.expm1(log_ratio_per_dimension).abs().max())
-        tolerance = _RATIO_TOLERANCE[self._spec.precision]
+        tolerance = RATIO_TOLERANCE[self._spec.precision]
         if not deviation < tolerance:
             raise JobError(
                 f"Before the first update of an epoch the ratio must be 1, but it is off by {deviation:.1e} (allowed: "

@@ -49,6 +49,27 @@ def test_a_transition_is_diffusers_step_on_every_timestep(eta: float, clip: bool
         torch.testing.assert_close(x_prev[i : i + 1], expected.prev_sample, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("eta", [0.25, 0.75, 1.0])
+def test_every_one_of_the_1000_timesteps_is_diffusers_step(eta: float) -> None:
+    schedule = ddim.make_schedule(CONFIG, steps=1000, eta=eta)
+    oracle = DDIMScheduler.from_config(CONFIG)
+    oracle.set_timesteps(1000)
+    assert torch.equal(schedule.timesteps, oracle.timesteps.long())
+    x_t, output, noise = images(1000, 1), images(1000, 2), images(1000, 3)
+    index = torch.arange(1000)
+    mean = ddim.transition_mean(schedule, index, *ddim.predict(schedule, index, x_t, output))
+    x_prev = mean + schedule.sigma.float()[:, None, None, None] * noise
+    expected = torch.cat(
+        [
+            oracle.step(
+                output[i : i + 1], timestep, x_t[i : i + 1], eta=eta, variance_noise=noise[i : i + 1]
+            ).prev_sample
+            for i, timestep in enumerate(oracle.timesteps)
+        ]
+    )
+    torch.testing.assert_close(x_prev, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_eta_one_over_all_timesteps_is_the_ddpm_posterior() -> None:
     """Variance beta_tilde, and the mean of Algorithm 2, as diffusers' ancestral sampler computes it."""
     config = {**CONFIG, "clip_sample": False}
