@@ -67,7 +67,7 @@ def draw_samples(
     policy: Policy,
     seeds: Sequence[int],
     *,
-    steps: int,
+    steps: int | Sequence[int],
     eta: float,
     monitor: Monitor,
     batch_size: int = 16,
@@ -78,6 +78,7 @@ def draw_samples(
     """Draw one image a seed with DDIM (`eta` 0) to DDPM (`eta` 1, Algorithm 2 when `steps` = T).
 
     Args:
+        steps: how many, or the timesteps themselves, noisiest first.
         fraction: the share of the whole job that this call covers, for progress.
         on_batch: called with the seeds and images of every finished batch.
 
@@ -94,7 +95,7 @@ def draw_samples(
         batch = seeds[first : first + batch_size]
         with torch.no_grad(), explain_out_of_memory(len(batch)):
             x = noise_of_step(batch, START, policy.image_shape, device=policy.device)
-            for step in range(steps):
+            for step in range(len(schedule)):
                 x = _step(policy, schedule, batch, step, x, guidance=guidance).x_prev
         images = decode(x)
         drawn.append(images)

@@ -167,6 +167,27 @@ def test_more_steps_than_timesteps_is_refused_before_any_work() -> None:
         ddim.make_schedule(CONFIG, steps=1001, eta=1.0)
 
 
+def test_any_subsequence_of_the_timesteps_is_a_schedule() -> None:
+    chosen = [990, 700, 699, 12, 3]
+    schedule = ddim.make_schedule(CONFIG, steps=chosen, eta=0.5)
+    assert schedule.timesteps.tolist() == chosen
+    here, following = ALPHA_BAR[chosen], torch.cat([ALPHA_BAR[chosen[1:]], torch.ones(1, dtype=torch.float64)])
+    expected = 0.5 * ((1 - following) / (1 - here) * (1 - here / following)).sqrt()
+    torch.testing.assert_close(schedule.sigma, expected, rtol=2e-3, atol=1e-7)
+    leading = ddim.make_schedule(CONFIG, steps=40, eta=1.0)
+    again = ddim.make_schedule(CONFIG, steps=leading.timesteps.tolist(), eta=1.0)
+    assert torch.equal(again.sigma, leading.sigma)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "because"),
+    [([], "no timesteps"), ([3, 3], "fall strictly"), ([1, 5], "fall strictly"), ([1000, 1], "between 0 and 999")],
+)
+def test_what_is_no_subsequence_is_refused(timesteps: list[int], because: str) -> None:
+    with pytest.raises(JobError, match=because):
+        ddim.make_schedule(CONFIG, steps=timesteps, eta=1.0)
+
+
 def test_dynamic_thresholding_is_refused() -> None:
     with pytest.raises(JobError, match="thresholding"):
         ddim.make_schedule({**CONFIG, "thresholding": True}, steps=10, eta=1.0)
