@@ -124,11 +124,14 @@ class EvalSpec(Spec):
 
 class GuardSpec(Spec):
     max_kl_nats: float | None = Field(default=None, gt=0)
-    """Stop when the trajectory's KL to the reference policy passes this many nats."""
+    """Stop when a trajectory's KL to the reference policy, over the trained transitions, passes this many nats."""
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
     """Rewards that are measured but not optimised."""
+    max_holdout_drop: float | None = Field(default=None, gt=0, le=100)
+    """Stop when a held-out reward's mean on the fixed seeds falls by more than this many of the base's standard
+    deviations."""
 
 
 class SdeWindowSpec(Spec):
@@ -214,6 +217,8 @@ class FinetuneSpec(Spec):
             raise ValueError("sde_window must end before the last step, which is deterministic")
         if self.lr.initial > self.lr.peak or (self.lr.floor or 0.0) > self.lr.peak:
             raise ValueError("lr.initial and lr.floor must not exceed lr.peak")
+        if self.guard.max_holdout_drop is not None and not self.guard.holdout_rewards:
+            raise ValueError("guard.max_holdout_drop needs at least one reward in guard.holdout_rewards")
         return self
 
 
