@@ -18,7 +18,7 @@ from worker.ml import ddim, mirrored, objectives, rollout
 from worker.ml.advantages import mirror_steps, rewards_to_go, standardise
 from worker.ml.rewards import CheckedReward, CombinedReward, Images
 from worker.ml.rewards.jpeg import JpegSize
-from worker.ml.rewards.pixels import brightness, luma
+from worker.ml.rewards.pixels import Brightness, brightness, luma
 
 GRID, EDGE, CHANNELS = (2, 2), 4, 3
 DIMENSIONS = CHANNELS * EDGE * EDGE
@@ -182,6 +182,14 @@ def test_a_jpegs_bytes_are_where_the_detail_is() -> None:
 def test_a_jpegs_map_says_which_sizes_it_takes() -> None:
     with pytest.raises(ValueError, match="multiples of 16"):
         JpegSize(sign=1).reward_map(np.zeros((1, 24, 64, 3), np.uint8))
+
+
+def test_brightness_is_the_sum_of_its_map() -> None:
+    images = np.random.default_rng(7).integers(0, 256, size=(5, 16, 24, 3), dtype=np.uint8)
+    tiles = Brightness().reward_map(images)
+    assert tiles.shape == (5, 2, 3)
+    assert tiles.sum(axis=(1, 2)) == pytest.approx(Brightness()(images))
+    assert tiles[0, 1, 2] * 6 == pytest.approx(brightness(images[:1, 8:, 16:])[0])
 
 
 def test_a_weighted_sum_of_maps_adds_up_to_the_sum_of_rewards() -> None:

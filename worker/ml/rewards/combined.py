@@ -38,7 +38,8 @@ class CombinedReward:
         """The weighted sum of all maps; before the first call, in the rewards' own units."""
         statistics = self.statistics or [(0.0, 1.0)] * len(self._rewards)
         maps = [reward.reward_map(images) for reward in self._rewards]
-        return np.sum([w * m / std for w, m, (_, std) in zip(self._weights, maps, statistics, strict=True)], axis=0)
+        parts = [w * m / std for w, m, (_, std) in zip(self._weights, maps, statistics, strict=True)]
+        return np.asarray(np.sum(parts, axis=0))
 
     @staticmethod
     def _reference(name: str, values: Rewards) -> tuple[float, float]:

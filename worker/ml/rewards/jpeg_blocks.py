@@ -56,7 +56,7 @@ def block_kilobytes(images: UInt8[np.ndarray, "n h w 3"], *, quality: int) -> Fl
         halved = planes[..., k].reshape(n, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
         shared = _block_bits(np.floor(halved + 0.5), chroma, np.arange(rows * columns // 4)) / 4
         bits += shared.repeat(2, axis=1).repeat(2, axis=2)
-    return bits / 8000
+    return np.asarray(bits / 8000)
 
 
 def _block_bits(
@@ -83,7 +83,7 @@ def _block_bits(
 
 def _bit_length(values: Int[np.ndarray, "..."]) -> Int[np.ndarray, "..."]:
     """How many bits the magnitude needs; 0 for 0."""
-    return np.frexp(np.abs(values).astype(np.float64))[1].astype(np.int64)
+    return np.asarray(np.frexp(np.abs(values).astype(np.float64))[1], dtype=np.int64)
 
 
 @lru_cache(maxsize=8)
