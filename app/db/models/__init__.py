@@ -6,6 +6,7 @@ from app.db.models.invitations import CampaignExample, Guest, Invitation
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.library import LibraryState, SampleMark
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Job",
     "JobEvent",
     "LabelSnapshot",
+    "LibraryState",
     "LoginToken",
     "Measurement",
     "Pair",
@@ -31,6 +33,7 @@ __all__ = [
     "RewardAvailability",
     "RewardModel",
     "Sample",
+    "SampleMark",
     "SampleReward",
     "User",
     "WebSession",

@@ -10,6 +10,8 @@ from app.web.api import (
     health,
     invitations,
     jobs,
+    library,
+    lineage,
     media,
     metrics,
     people,
@@ -23,6 +25,8 @@ from app.web.api.problems import problems
 _v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
 _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
+_v1.include_router(library.router)
+_v1.include_router(lineage.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)
