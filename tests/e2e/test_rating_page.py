@@ -181,9 +181,7 @@ def test_guidelines_show_example_pairs_with_their_answers_and_nothing_of_where_t
     page.keyboard.press("g")
     panel = page.get_by_role("region", name="Guidelines")
     expect(panel.get_by_text("The left one. Warmer: <b>orange</b>")).to_be_visible()
-    page.wait_for_function(
-        "[...document.querySelectorAll('.examplepair img')].every(i => i.complete && i.naturalWidth)"
-    )
+    page.locator(".examplepair img").evaluate_all("images => Promise.all(images.map(image => image.decode()))")
     assert violations(page) == []
     for secret in secrets:
         assert secret not in page.content() + " ".join(addresses)
