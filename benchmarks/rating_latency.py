@@ -40,6 +40,7 @@ def demo(folder: Path, port: int) -> Iterator[tuple[str, httpx.Client]]:
         "TASTEMAKER_DATA_DIR": str(folder),
         "TASTEMAKER_PORT": str(port),
         "TASTEMAKER_MODE": "demo",
+        "PYTHONUNBUFFERED": "1",  # or the address would wait in a buffer
     }
     command = [sys.executable, "-m", "app.cli"]
     process = subprocess.Popen([*command, "demo"], env=environment, stdout=subprocess.PIPE, text=True)
