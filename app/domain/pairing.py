@@ -22,6 +22,9 @@ REPEATS_BEGIN_AFTER = 20
 REPEAT_DISTANCE = 10
 """A repeat is never one of the rater's last votes, which memory rather than taste would answer."""
 
+GOLD_SHARE = 0.05
+"""Chance that the next pair is one whose answer is known, while there are such that the rater has not seen."""
+
 UNCERTAINTY_CANDIDATES = 16
 """Random pairs of which the uncertainty strategy shows the one that its reward model is least sure of."""
 

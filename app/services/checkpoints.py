@@ -1,7 +1,6 @@
 """Checkpoints: browse them, register a base, hand out the files."""
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
-from typing_extensions import Buffer
 
 from app.adapters import checkpoint_store
 from app.adapters.blobs import BlobStore
@@ -25,6 +23,8 @@ from app.domain.errors import ConflictError, CorruptDataError, NotFoundError
 from app.domain.sources import folder_inside, is_hub_id, refused
 from app.services import audit
 from app.services.accounts import Principal
+from app.services.marks import marks
+from app.services.zip_stream import Pieces
 
 _CHUNK = 1 << 20
 
@@ -56,6 +56,8 @@ class CheckpointView(BaseModel):
     kl_nats: float | None
     """KL of a trajectory to the reference policy."""
     tags: list[str]
+    rests_on_retracted_votes: bool
+    """Whether it was finetuned, at any remove, toward a reward model that was trained on votes retracted since."""
     n_samples: int
     source: str
     links: dict[str, str] = Field(examples=[{"self": "/api/v1/checkpoints/..."}])
@@ -94,7 +96,8 @@ def require_checkpoint(session: Session, checkpoint_id: UUID) -> Checkpoint:
 
 def views_of(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
     measured = queries.measurements(session, [row.id for row in rows])
-    return [_view(row, measured) for row in rows]
+    marked = marks(session).checkpoints
+    return [_view(row, measured, rests_on_retracted_votes=row.id in marked) for row in rows]
 
 
 def store_source(settings: Settings, blobs: BlobStore, *, name: str, source: str) -> StoredSource:
@@ -144,7 +147,7 @@ def zip_files(blobs: BlobStore, checkpoint: Checkpoint) -> Iterator[bytes]:
         CorruptDataError: a file does not match its hash; the archive breaks off and cannot be opened.
     """
     files = checkpoint_store.manifest_files(blobs, checkpoint.manifest_sha256)
-    out = _Pieces()
+    out = Pieces()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, digest in sorted(files.items()):
             entry = zipfile.ZipInfo(name)
@@ -158,25 +161,6 @@ def zip_files(blobs: BlobStore, checkpoint: Checkpoint) -> Iterator[bytes]:
             if hasher.hexdigest() != digest:
                 raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
     yield out.take()
-
-
-class _Pieces(io.RawIOBase):
-    """A write-only stream that hands on what was written since the last `take`."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Buffer, /) -> int:
-        self._parts.append(bytes(data))
-        return len(self._parts[-1])
-
-    def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        return taken
 
 
 def _find_folder(settings: Settings, source: str) -> Path:
@@ -194,7 +178,9 @@ def _find_folder(settings: Settings, source: str) -> Path:
     )
 
 
-def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> CheckpointView:
+def _view(
+    row: Checkpoint, measured: Mapping[UUID, list[Measurement]], *, rests_on_retracted_votes: bool
+) -> CheckpointView:
     path = f"/api/v1/checkpoints/{row.id}"
     return CheckpointView(
         id=row.id,
@@ -209,6 +195,7 @@ def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> Checkp
         diversity=row.diversity,
         kl_nats=row.kl_nats,
         tags=row.tags,
+        rests_on_retracted_votes=rests_on_retracted_votes,
         n_samples=row.n_samples,
         source=row.source,
         links={"self": path, "lineage": f"{path}/lineage", "download": f"{path}/download"},

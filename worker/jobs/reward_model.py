@@ -114,7 +114,8 @@ def _fitted_pairs(votes: Iterable[Mapping[str, Any]], row_of: Mapping[str, int])
         left_share = Choice(vote["choice"]).left_share
         if left_share is not None:
             left, right = row_of[vote["left_sha256"]], row_of[vote["right_sha256"]]
-            pairs.append(LabelledPair(left, right, left_share, rater=vote["rater"], random=vote["is_random"]))
+            weight = float(vote.get("weight", 1.0))  # snapshots of before weighed every vote alike
+            pairs.append(LabelledPair(left, right, left_share, weight, vote["rater"], vote["is_random"]))
     return pairs
 
 

@@ -4,7 +4,8 @@ from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginTo
 from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
-from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.learning import Embedding, LabelSnapshot, RewardModel, SampleSketch
+from app.db.models.trust import GoldPair, Retraction, SnapshotRater
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Embedding",
+    "GoldPair",
     "IdempotencyKey",
     "Job",
     "JobEvent",
@@ -24,10 +26,13 @@ __all__ = [
     "Measurement",
     "Pair",
     "Preference",
+    "Retraction",
     "RewardAvailability",
     "RewardModel",
     "Sample",
     "SampleReward",
+    "SampleSketch",
+    "SnapshotRater",
     "User",
     "WebSession",
     "Webhook",

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from app.web.pages import share_principal
-from app.web.routes import campaigns, checkpoints, desk, job_forms, jobs, people, rating, rewards, session
+from app.web.routes import campaigns, checkpoints, desk, job_forms, jobs, people, rating, rewards, session, trust
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(share_principal)])
 router.include_router(desk.router)
@@ -12,6 +12,7 @@ router.include_router(session.router)
 router.include_router(job_forms.router)  # before jobs: /jobs/new is no job's id
 router.include_router(jobs.router)
 router.include_router(campaigns.router)
+router.include_router(trust.router)
 router.include_router(checkpoints.router)
 router.include_router(rewards.router)
 router.include_router(people.router)
