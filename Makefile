@@ -41,11 +41,13 @@ $(DEV_STAMP): requirements/dev.in requirements/constraints.txt $(STAMP)
 test: $(DEV_STAMP) chromium lint  ## lint, then unit, integration and browser tests
 	@$(PYTEST)
 
-lint: $(DEV_STAMP)  ## ruff, mypy --strict, import rules
+lint: $(DEV_STAMP)  ## ruff, mypy --strict, import rules, Dockerfiles, compose file
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/hadolint app/Dockerfile worker/Dockerfile
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 unit: $(DEV_STAMP)  ## unit tests only
 	@$(PYTEST) tests/unit tests/test_architecture.py

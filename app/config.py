@@ -68,6 +68,12 @@ class Settings(BaseSettings):
     """The same for one address: a whole lab may sit behind it."""
     failed_logins_per_minute: int = Field(default=10, ge=1, le=1000)
     """Sign-in attempts that may fail from one address."""
+    undo_delete_hours: int = Field(default=24 * 7, ge=0, le=24 * 365)
+    """How long a deleted checkpoint can be restored before it is purged."""
+    hub_token: SecretStr | None = None
+    """Token of the Hugging Face hub that may write; without one nothing can be pushed. Web and worker need it."""
+    hub_endpoint: str | None = None
+    """Address of another hub than huggingface.co, for pushing and fetching."""
     webhook_allow_private: bool = False
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False

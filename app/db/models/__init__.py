@@ -2,9 +2,11 @@
 
 from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginToken, User, WebSession
 from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
+from app.db.models.invitations import CampaignExample, Guest, Invitation
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel, SampleSketch
+from app.db.models.library import LibraryState, SampleMark
 from app.db.models.trust import GoldPair, Retraction, SnapshotRater
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
@@ -13,15 +15,19 @@ __all__ = [
     "AuditEntry",
     "Campaign",
     "CampaignCheckpoint",
+    "CampaignExample",
     "CampaignRater",
     "Checkpoint",
     "Comparison",
     "Embedding",
     "GoldPair",
+    "Guest",
     "IdempotencyKey",
+    "Invitation",
     "Job",
     "JobEvent",
     "LabelSnapshot",
+    "LibraryState",
     "LoginToken",
     "Measurement",
     "Pair",
@@ -30,6 +36,7 @@ __all__ = [
     "RewardAvailability",
     "RewardModel",
     "Sample",
+    "SampleMark",
     "SampleReward",
     "SampleSketch",
     "SnapshotRater",

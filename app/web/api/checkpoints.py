@@ -7,13 +7,16 @@ from fastapi import APIRouter, Depends, Query, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from app.services import checkpoints, lineage
+from app.domain.enums import CheckpointKind
+from app.domain.marks import Marks
+from app.services import bin, checkpoints, lineage
+from app.services.bin import DeletionPreview
 from app.services.checkpoints import CheckpointView, StoredSource
 from app.services.lineage import Lineage
 from app.web.api.problems import problems
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, ReadSession, WriteSession
 from app.web.idempotency import ApiRoute
-from app.web.pagination import After, Limit, Page
+from app.web.pagination import After, Limit, Page, clean
 
 router = APIRouter(prefix="/checkpoints", tags=["checkpoints"], route_class=ApiRoute)
 
@@ -46,8 +49,17 @@ def list_checkpoints(
     after: After,
     limit: Limit = 50,
     parent_id: Annotated[UUID | None, Query(description="Only what was finetuned from this checkpoint.")] = None,
+    kind: Annotated[CheckpointKind | None, Query(description="Only bases, or only what was finetuned.")] = None,
+    name: Annotated[str | None, Query(max_length=120, description="Only where the name has this part.")] = None,
+    tag: Annotated[str | None, Query(max_length=40, description="Only with this tag.")] = None,
+    starred: Annotated[bool, Query(description="Only starred ones.")] = False,
+    deleted: Annotated[bool, Query(description="The bin instead of the library.")] = False,
 ) -> Page[CheckpointView]:
-    return Page.of(checkpoints.list_checkpoints(session, parent_id=parent_id, after=after, limit=limit))
+    found = checkpoints.list_checkpoints(
+        session, parent_id=parent_id, kind=kind, name=clean(name), tag=clean(tag), starred=starred, deleted=deleted,
+        after=after, limit=limit,
+    )  # fmt: skip
+    return Page.of(found)
 
 
 @router.post("", status_code=201, summary="Register a base checkpoint", responses=problems(409, 413, 503))
@@ -70,6 +82,32 @@ def register_checkpoint(
 @router.get("/{checkpoint_id}", summary="One checkpoint", responses=problems(404))
 def get_checkpoint(checkpoint_id: UUID, session: ReadSession, _caller: CurrentOperator) -> CheckpointView:
     return checkpoints.get_checkpoint(session, checkpoint_id)
+
+
+@router.patch("/{checkpoint_id}", summary="Star, tag or note a checkpoint", responses=problems(404))
+def mark_checkpoint(
+    checkpoint_id: UUID, body: Marks, session: WriteSession, caller: CurrentOperator, now: Now
+) -> CheckpointView:
+    return checkpoints.mark_checkpoint(session, caller, checkpoint_id, body, now)
+
+
+@router.get("/{checkpoint_id}/dependents", summary="What deleting a checkpoint would do", responses=problems(404))
+def preview_deletion(
+    checkpoint_id: UUID, session: ReadSession, settings: CurrentSettings, _caller: CurrentOperator
+) -> DeletionPreview:
+    """Everything that would be affected, and whether any of it keeps the checkpoint from being deleted."""
+    return bin.preview(session, settings, checkpoint_id)
+
+
+@router.delete("/{checkpoint_id}", summary="Put a checkpoint into the bin", responses=problems(404, 409))
+def delete_checkpoint(checkpoint_id: UUID, session: WriteSession, caller: CurrentOperator, now: Now) -> CheckpointView:
+    """Refused (409) while something depends on it. It can be restored until it is purged."""
+    return bin.delete(session, caller, checkpoint_id, now)
+
+
+@router.post("/{checkpoint_id}/restore", summary="Take a checkpoint out of the bin", responses=problems(404, 409))
+def restore_checkpoint(checkpoint_id: UUID, session: WriteSession, caller: CurrentOperator, now: Now) -> CheckpointView:
+    return bin.restore(session, caller, checkpoint_id, now)
 
 
 @router.get("/{checkpoint_id}/lineage", summary="Where a checkpoint comes from", responses=problems(404))
