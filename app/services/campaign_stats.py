@@ -129,10 +129,8 @@ def campaign_stats(session: Session, campaign_id: UUID) -> CampaignStats:
     rows = [row for row in stored if not row.is_retracted]
     votes = [as_vote(row) for row in rows]
     ordinary = [vote for vote in votes if vote.gold is None]
-    raters = [
-        *(_rater(row, retracted=False) for row in rater_health(votes)),
-        *(_rater(row, retracted=True) for row in rater_health([as_vote(row) for row in stored if row.is_retracted])),
-    ]
+    raters = [_rater(row, retracted=False) for row in rater_health(votes)]
+    raters += _retracted(stored)
     names = {id: user.name for id, user in queries.users_by_id(session, [row.user_id for row in raters]).items()}
     raters = [replace(row, name=names[row.user_id]) for row in raters]
     checkpoint_ids = queries.checkpoint_ids(session, [campaign_id])[campaign_id]
@@ -186,6 +184,15 @@ def _rater(health: RaterHealth, *, retracted: bool) -> RaterView:
         concerns=health.concerns,
         retracted=retracted,
     )
+
+
+def _retracted(stored: Sequence[VoteRow]) -> list[RaterView]:
+    """How those stand to the others who do not count any more."""
+    gone = {row.rater_id for row in stored if row.is_retracted}
+    if not gone:
+        return []
+    health = rater_health([as_vote(row) for row in stored])
+    return [_rater(row, retracted=True) for row in health if row.rater in gone]
 
 
 def _timeline(moments: Sequence[datetime]) -> Timeline | None:

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, RewardModel, Sample
+from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample
 from app.db.queries.bulk import in_chunks, insert_or_ignore
 from app.domain.enums import Choice
 from app.domain.pairing import REPEAT_DISTANCE, canonical
@@ -277,15 +277,6 @@ def servable_twins(
 
 def sample_sha256(session: Session, sample_id: UUID) -> str:
     return session.scalars(select(Sample.sha256).where(Sample.id == sample_id)).one()
-
-
-def newest_reward_model_id(session: Session, campaign_id: UUID) -> UUID | None:
-    return session.scalar(
-        select(RewardModel.id)
-        .where(RewardModel.campaign_id == campaign_id)
-        .order_by(RewardModel.created_at.desc(), RewardModel.id.desc())
-        .limit(1)
-    )
 
 
 def _store_pair(session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], now: datetime) -> tuple[UUID, UUID]:
