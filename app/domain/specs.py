@@ -61,6 +61,8 @@ class RewardModelSpec(Spec):
     """Frozen image encoder; empty means the configured default."""
     ensemble: int = Field(default=5, ge=1, le=32)
     """Number of heads; their disagreement is the uncertainty."""
+    weigh_raters: bool = True
+    """Count votes of raters who hardly follow the others, or miss gold pairs, less in the fit."""
     seed: Seed = 0
 
 
