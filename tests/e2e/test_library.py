@@ -184,15 +184,12 @@ def test_stars_and_tags_narrow_the_library(open_page: OpenPage, site: Site) -> N
 def test_the_gallery_scrolls_on_by_itself(open_page: OpenPage, site: Site) -> None:
     page = open_page()
     page.goto(f"{site.url}/samples")
-    seen: set[str] = set()
-    for _ in range(30):
-        seen = set(page.eval_on_selector_all(".gallery a", "links => links.map((link) => link.pathname)"))
-        if page.locator("[data-more]").count() == 0:
-            break
-        page.mouse.wheel(0, 2000)
-        page.wait_for_timeout(50)
-    assert len(seen) == page.locator(".gallery a").count()  # none twice
-    assert len(seen) >= 200
+    while page.locator("[data-more]").count():
+        n = page.locator("[data-page]").count()
+        page.locator("[data-more]").scroll_into_view_if_needed()
+        expect(page.locator("[data-page]")).not_to_have_count(n)
+    seen = page.eval_on_selector_all(".gallery a", "links => links.map((link) => link.pathname)")
+    assert len(set(seen)) == len(seen) >= 200
 
 
 def test_every_page_is_light_and_paints_soon(open_page: OpenPage, site: Site) -> None:
