@@ -28,6 +28,7 @@ from worker.ml.state import RunState, pack_optimizer, read_state, unpack_optimiz
 from worker.ml.value import ValueBaseline
 
 _ROLLOUT_BATCH = 32
+_HISTOGRAM_BINS = 24
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -172,6 +173,7 @@ class _Run:
             "reward_min": float(rewards.min()),
             "reward_max": float(rewards.max()),
             "reward_quantiles": [float(q) for q in np.quantile(rewards, _QUANTILES)],
+            "reward_histogram": _histogram(rewards),
             "kl_nats": kl_nats,
             **asdict(report),
             "timesteps": [int(self.schedule.timesteps[step]) for step in self.schedule.trainable],
@@ -324,3 +326,9 @@ class _Run:
         finished = int(values["epoch"])
         self.pace = self._plan(finished)
         return finished
+
+
+def _histogram(rewards: Float[np.ndarray, " n"]) -> list[int]:
+    """How many rewards fall into each of equal bins from the lowest to the highest."""
+    counts, _ = np.histogram(rewards, bins=_HISTOGRAM_BINS)
+    return [int(count) for count in counts]

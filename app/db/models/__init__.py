@@ -2,6 +2,7 @@
 
 from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginToken, User, WebSession
 from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
+from app.db.models.invitations import CampaignExample, Guest, Invitation
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
@@ -13,11 +14,14 @@ __all__ = [
     "AuditEntry",
     "Campaign",
     "CampaignCheckpoint",
+    "CampaignExample",
     "CampaignRater",
     "Checkpoint",
     "Comparison",
     "Embedding",
+    "Guest",
     "IdempotencyKey",
+    "Invitation",
     "Job",
     "JobEvent",
     "LabelSnapshot",
