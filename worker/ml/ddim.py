@@ -177,6 +177,32 @@ def log_prob(
     return -0.5 * squares - dimensions * (sigma.log() + 0.5 * math.log(2 * math.pi))
 
 
+def tile_log_prob(
+    schedule: Schedule,
+    steps: Int[Tensor, " b"],
+    x_prev: Float[Tensor, "b c h w"],
+    mean: Float[Tensor, "b c h w"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "b rows columns"]:
+    r"""`log_prob` tile by tile: the pixels of a Gaussian transition are independent, so their sum is the image's.
+
+    Args:
+        grid: (rows, columns) of equal tiles.
+
+    Raises:
+        JobError: a step with sigma = 0 is among `steps`, as for `log_prob`.
+    """
+    sigma = schedule.sigma.to(mean.device)[steps]
+    if bool((sigma <= 0).any()):
+        raise JobError("A transition with sigma = 0 has no log-density; exclude deterministic steps from training.")
+    (b, channels, height, width), (rows, columns) = mean.shape, grid
+    residual = (x_prev - mean) / _column(schedule.sigma, steps, mean)
+    tiles = residual.square().reshape(b, channels, rows, height // rows, columns, width // columns)
+    dimensions = mean[0].numel() // (rows * columns)
+    constant = dimensions * (sigma.log() + 0.5 * math.log(2 * math.pi))
+    return -0.5 * tiles.sum((1, 3, 5), dtype=torch.float64) - constant[:, None, None]
+
+
 def score_slope(schedule: Schedule) -> Float[Tensor, " s"]:
     r"""|d mu / d noise_pred| / sigma of every step: how hard one unit of noise_pred moves the log-density.
 

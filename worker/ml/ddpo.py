@@ -12,24 +12,26 @@ import torch
 from jaxtyping import Float
 from pydantic import ValidationError
 
-from app.domain.enums import Baseline
+from app.domain.enums import Baseline, Credit
 from app.domain.errors import CorruptDataError, JobCancelledError, JobError
 from app.domain.specs import FinetuneSpec
 from worker.ml import advantages, ddim, guard
 from worker.ml.advantages import BaselineState
 from worker.ml.learner import Learner
 from worker.ml.lora import merged, with_adapters
+from worker.ml.mirrored import mirrored_evaluations, mirrored_images, mirrored_steps
 from worker.ml.noise import training_seeds
 from worker.ml.pace import Pace
 from worker.ml.policy import Policy, place
 from worker.ml.progress import Metric, Monitor, SilentMonitor
 from worker.ml.ranks import Alone, Ranks
-from worker.ml.rewards import CombinedReward, Images, Reward
+from worker.ml.rewards import CombinedReward, Images, MappedReward, Reward
 from worker.ml.rollout import KL_SAMPLES, Trajectories, collect
 from worker.ml.state import RunState, pack_optimizer, read_state, unpack_optimizer, write_state
 from worker.ml.value import ValueBaseline
 
 _ROLLOUT_BATCH = 32
+_HISTOGRAM_BINS = 24
 _QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
 
@@ -129,6 +131,12 @@ class _Run:
         self.monitor = monitor if ranks.index == 0 else SilentMonitor()  # rank 0 speaks for all
         self.holdout, self.diversity, self.workdir, self.device = holdout, diversity, workdir, device
         self.ranks, self.mine = ranks, slice(ranks.index, None, ranks.count)
+        self.grid = self._grid()
+        if spec.advantage.mirror > len(self.schedule.trainable):
+            raise JobError(
+                f"advantage.mirror is {spec.advantage.mirror}, but this schedule has only "
+                f"{len(self.schedule.trainable)} stochastic steps."
+            )
         self.learner = Learner(trained, self.reference, spec, ranks)
         self.baseline = BaselineState()
         total = policy.num_train_timesteps
@@ -172,10 +180,11 @@ class _Run:
             reference=self.reference,
             kl_samples=self._kl_samples(spec.samples_per_epoch),
             keep_x_0_images=spec.shaping,
+            grid=self.grid,
             between_batches=self._between_batches,
         )
         rewards = self.reward(trajectories.images)
-        returns = advantages.rewards_to_go(rewards, self._potential(trajectories), steps=spec.steps)
+        returns = self._returns(trajectories, rewards)
         rewards, returns = self.ranks.rows(rewards), self.ranks.rows(returns)
         weights = self._advantages(trajectories, returns)
         rolled_out = time.perf_counter()
@@ -192,6 +201,7 @@ class _Run:
             "reward_min": float(rewards.min()),
             "reward_max": float(rewards.max()),
             "reward_quantiles": [float(q) for q in np.quantile(rewards, _QUANTILES)],
+            "reward_histogram": _histogram(rewards),
             "kl_nats": kl_nats,  # what "kl_trained_nats" says, under its older name
             "kl_trained_nats": kl_nats,
             **asdict(report),
@@ -210,7 +220,48 @@ class _Run:
         self.monitor.metrics(row)
         return reason
 
-    def _advantages(self, trajectories: Trajectories, returns: advantages.Table) -> Float[torch.Tensor, "n s"]:
+    def _returns(self, trajectories: Trajectories, rewards: Float[np.ndarray, " n"]) -> advantages.Table:
+        """What followed every step: rewards on the way, mirrored noise and tiles as the spec says."""
+        spec = self.spec
+        earned = rewards if self.grid is None else self._credit(trajectories.images)
+        returns = advantages.rewards_to_go(earned, self._potential(trajectories), steps=spec.steps)
+        steps = mirrored_steps(self.schedule, spec.advantage.mirror)
+        ends = mirrored_images(
+            self.learner.policy,
+            trajectories,
+            self.schedule,
+            steps,
+            batch_size=_ROLLOUT_BATCH,
+            precision=spec.precision,
+            between_batches=self._between_batches,
+        )
+        mirrored = {step: self._credit(images) for step, images in zip(steps, ends, strict=True)}
+        return advantages.mirror_steps(returns, earned, mirrored)
+
+    def _credit(self, images: Images) -> Float[np.ndarray, "n ..."]:
+        """The reward, by tile where the spec says so."""
+        if self.grid is None:
+            return self.reward(images)
+        assert isinstance(self.reward, MappedReward)
+        return self.reward.reward_map(images)
+
+    def _grid(self) -> tuple[int, int] | None:
+        """(rows, columns) of the tiles that the reward is credited to; None for whole images.
+
+        Raises:
+            JobError: the reward cannot say where it was earned, or its tiles do not divide this model's images.
+        """
+        if self.spec.credit is Credit.IMAGE:
+            return None
+        if not isinstance(self.reward, MappedReward):
+            raise JobError("This reward cannot say where in the image it was earned; use credit 'image'.")
+        edge = self.reference.image_size
+        _, rows, columns = self.reward.reward_map(np.zeros((1, edge, edge, 3), dtype=np.uint8)).shape
+        if edge % rows or edge % columns:
+            raise JobError(f"The reward's {rows} x {columns} tiles do not divide images of {edge} pixels.")
+        return rows, columns
+
+    def _advantages(self, trajectories: Trajectories, returns: advantages.Table) -> Float[torch.Tensor, "n s ..."]:
         """Advantages of this rank's transitions, from the returns of all ranks' samples; computed over the trainable
         steps alone, 0 elsewhere."""
         columns = self.schedule.trainable
@@ -220,15 +271,17 @@ class _Run:
         value = None
         if self.value is not None:
             value = self.ranks.rows(self.value.predict(trajectories, self.schedule))[:, columns]
+        trained, choice = returns[:, columns], self.spec.advantage
+        flat = trained.reshape(len(trained), -1)
         relative = advantages.subtract_baseline(
-            returns[:, columns],
-            self.spec.advantage.baseline,
+            flat,
+            choice.baseline,
             state=self.baseline,
-            weights=scores[:, columns],
+            weights=np.repeat(scores[:, columns], flat.shape[1] // len(columns), axis=1),
             value=value,
-        )
+        ).reshape(trained.shape)
         table = np.zeros_like(returns)
-        table[:, columns] = advantages.standardise(relative, clip=self.spec.advantage.clip)
+        table[:, columns] = advantages.standardise(relative, clip=choice.clip, per_step=choice.per_step)
         return torch.from_numpy(table[self.mine]).to(self.device)
 
     def _potential(self, trajectories: Trajectories) -> advantages.Table | None:
@@ -236,7 +289,7 @@ class _Run:
         images = trajectories.x_0_images
         if images is None:
             return None
-        return np.stack([self.reward(images[:, step]) for step in range(images.shape[1])], axis=1)
+        return np.stack([self._credit(images[:, step]) for step in range(images.shape[1])], axis=1)
 
     def _evaluate(self, epoch: int) -> tuple[dict[str, Metric], str | None]:
         """Draw the fixed seeds with the weights to store, hand both to the sink; metrics, and the guard's sentence."""
@@ -300,7 +353,8 @@ class _Run:
         """Network evaluations of one epoch's phase, or of one evaluation."""
         spec, trainable = self.spec, len(self.schedule.trainable)
         if kind == "rollout":
-            return spec.samples_per_epoch * spec.steps + min(KL_SAMPLES, spec.samples_per_epoch) * trainable
+            a_sample = spec.steps + mirrored_evaluations(self.schedule, spec.advantage.mirror)
+            return spec.samples_per_epoch * a_sample + min(KL_SAMPLES, spec.samples_per_epoch) * trainable
         if kind == "update":
             return self.learner.transitions_per_epoch(trainable)
         return spec.eval.n * spec.steps + min(KL_SAMPLES, spec.eval.n) * len(self.eval_schedule.trainable)
@@ -373,6 +427,12 @@ class _Run:
         finished = int(values["epoch"])
         self.pace = self._plan(finished)
         return finished
+
+
+def _histogram(rewards: Float[np.ndarray, " n"]) -> list[int]:
+    """How many rewards fall into each of equal bins from the lowest to the highest."""
+    counts, _ = np.histogram(rewards, bins=_HISTOGRAM_BINS)
+    return [int(count) for count in counts]
 
 
 def _same_spec(stored: dict[str, Any], spec: FinetuneSpec) -> bool:

@@ -74,7 +74,7 @@ class Learner:
         self,
         epoch: int,
         trajectories: Trajectories,
-        advantages: Float[Tensor, "n s"],
+        advantages: Float[Tensor, "n s ..."],
         schedule: Schedule,
         *,
         between_batches: Callable[[int], None],
@@ -136,7 +136,7 @@ class Learner:
     def _accumulate(
         self,
         trajectories: Trajectories,
-        advantages: Float[Tensor, "n s"],
+        advantages: Float[Tensor, "n s ..."],
         schedule: Schedule,
         rows: np.ndarray,
         steps: np.ndarray,
@@ -153,14 +153,8 @@ class Learner:
             output = self.policy.predict(x_t, timesteps)
         output.retain_grad()
         mean = ddim.transition_mean(schedule, step, *ddim.predict(schedule, step, x_t, output))
-        log_prob = ddim.log_prob(schedule, step, trajectories.x[row, step + 1], mean)
-        old, advantage, dimensions = trajectories.log_prob[row, step], advantages[row, step], x_t[0].numel()
-        if self._spec.objective is Objective.IS:
-            result = objectives.importance_sampling(
-                log_prob, old, advantage, dimensions=dimensions, clip_nats=self._spec.clip_nats
-            )
-        else:
-            result = objectives.score_function(log_prob, old, advantage, dimensions=dimensions)
+        x_prev, advantage, dimensions = trajectories.x[row, step + 1], advantages[row, step], x_t[0].numel()
+        result = self._objective(trajectories, schedule, row, step, x_prev, mean, advantage)
         if first:
             self._require_ratio_one(result.log_ratio / dimensions)
         loss = result.loss
@@ -177,6 +171,27 @@ class Learner:
         assert output.grad is not None
         grad_norms = output.grad.flatten(1).norm(dim=1) * transitions_in_update
         tally.add(steps, result, grad_norms, dimensions)
+
+    def _objective(
+        self,
+        trajectories: Trajectories,
+        schedule: Schedule,
+        row: Tensor,
+        step: Tensor,
+        x_prev: Float[Tensor, "b c h w"],
+        mean: Float[Tensor, "b c h w"],
+        advantage: Float[Tensor, "b ..."],
+    ) -> objectives.PolicyLoss:
+        """The spec's objective, of whole images or, where the advantages say so, tile by tile."""
+        is_ppo, dimensions = self._spec.objective is Objective.IS, mean[0].numel()
+        objective = objectives.importance_sampling if is_ppo else objectives.score_function
+        clip = {"clip_nats": self._spec.clip_nats} if is_ppo else {}
+        if trajectories.tile_log_prob is None:
+            log_prob, old = ddim.log_prob(schedule, step, x_prev, mean), trajectories.log_prob[row, step]
+            return objective(log_prob, old, advantage, dimensions=dimensions, **clip)
+        log_prob = ddim.tile_log_prob(schedule, step, x_prev, mean, (advantage.shape[1], advantage.shape[2]))
+        old = trajectories.tile_log_prob[row, step]
+        return objectives.over_tiles(objective, log_prob, old, advantage, dimensions=dimensions, **clip)
 
     def _require_ratio_one(self, log_ratio_per_dimension: Float[Tensor, " b"]) -> None:
         deviation = float(torch.expm1(log_ratio_per_dimension).abs().max())
