@@ -24,7 +24,6 @@ from app.db.session import run_after_commit
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
-from app.domain.rater_health import rater_weights
 from app.domain.specs import (
     EvaluateSpec,
     FinetuneSpec,
@@ -226,6 +225,8 @@ def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:
     weights: dict[UUID, float] = {}
     if spec.weigh_raters:
         rows = campaign_queries.votes(to.session, spec.campaign_id)
+        from app.domain.rater_health import rater_weights  # imports numpy
+
         weights = rater_weights([as_vote(row) for row in rows if not row.is_retracted])
     for vote in votes:
         vote["weight"] = round(weights.get(UUID(vote["rater"]), 1.0), 6)
