@@ -274,7 +274,11 @@ class _Builder:
         mean = 1.6 * (1 - math.exp(-epoch / 3)) + self.rng.gauss(0, 0.03)
         spread = 1.0 - 0.05 * epoch
         quantiles = [mean + spread * z for z in (-1.28, -0.67, 0.0, 0.67, 1.28)]
+        counts = [0] * 24
+        for _ in range(64):
+            counts[min(23, max(0, round(12 + 4 * self.rng.gauss(0, 1))))] += 1
         row: dict[str, object] = {
+            "reward_histogram": counts, "reward_min": mean - 3 * spread, "reward_max": mean + 3 * spread,
             "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
             "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
             "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,

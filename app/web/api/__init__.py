@@ -7,6 +7,7 @@ from app.web.api import (
     campaigns,
     checkpoints,
     comparisons,
+    evaluations,
     health,
     invitations,
     jobs,
@@ -27,6 +28,7 @@ _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
 _v1.include_router(library.router)
 _v1.include_router(lineage.router)
+_v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)

@@ -8,6 +8,7 @@ from app.web.routes import (
     checkpoints,
     compare,
     desk,
+    evaluation,
     invitations,
     job_forms,
     jobs,
@@ -25,6 +26,7 @@ router.include_router(desk.router)
 router.include_router(rating.router)
 router.include_router(session.router)
 router.include_router(job_forms.router)  # before jobs: /jobs/new is no job's id
+router.include_router(evaluation.router)  # before jobs: /jobs/{id}/dev-set is no action on a job
 router.include_router(jobs.router)
 router.include_router(campaigns.router)
 router.include_router(invitations.router)
