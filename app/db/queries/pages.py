@@ -133,20 +133,6 @@ def samples_on_seeds(session: Session, checkpoint_ids: Collection[UUID], *, seed
     ).all()
 
 
-def shared_recipes(session: Session, checkpoint_ids: Collection[UUID], *, limit: int) -> list[tuple[int, int, float]]:
-    """(seed, steps, eta) drawn at the most of these checkpoints, at two at least; the best shared first."""
-    n = func.count(func.distinct(Sample.checkpoint_id))
-    rows = session.execute(
-        select(Sample.seed, Sample.steps, Sample.eta)
-        .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.guidance_key == "")
-        .group_by(Sample.seed, Sample.steps, Sample.eta)
-        .having(n >= min(2, len(checkpoint_ids)))
-        .order_by(n.desc(), Sample.seed)
-        .limit(limit)
-    )
-    return [(seed, steps, eta) for seed, steps, eta in rows]
-
-
 def epochs_of_job(session: Session, job_id: UUID) -> Sequence[Checkpoint]:
     return session.scalars(
         select(Checkpoint)
