@@ -313,7 +313,19 @@ class PretrainSpec(Spec):
     """Store a resumable state and a sample sheet every so many updates."""
 
 
-AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec
+class PushSpec(Spec):
+    """Push a checkpoint to a model hub, as a repository that `DDPMPipeline.from_pretrained` opens."""
+
+    checkpoint_id: UUID
+    repo_id: str = Field(min_length=3, max_length=192, pattern=r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+    """Where to, as organisation/model; made if it is not there."""
+    private: bool = True
+    """Whether a repository that is made for it is private."""
+    message: str = Field(default="", max_length=300)
+    """Message of the commit; empty names the checkpoint."""
+
+
+AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec | PushSpec
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.SAMPLE: SampleSpec,
@@ -322,6 +334,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.EVALUATE: EvaluateSpec,
     JobKind.ANALYZE: AnalyzeSpec,
     JobKind.PRETRAIN: PretrainSpec,
+    JobKind.PUSH: PushSpec,
 }
 
 

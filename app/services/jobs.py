@@ -29,6 +29,7 @@ from app.domain.specs import (
     EvaluateSpec,
     FinetuneSpec,
     PretrainSpec,
+    PushSpec,
     RewardModelSpec,
     SampleSpec,
     Spec,
@@ -250,6 +251,8 @@ def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
             return f"{_checkpoint_name(session, spec.checkpoint_id)} toward {' + '.join(rewards)}"
         case EvaluateSpec():
             return f"Evaluate {len(spec.checkpoint_ids)} checkpoints"
+        case PushSpec():
+            return f"Push {_checkpoint_name(session, spec.checkpoint_id)} to {spec.repo_id}"
         case PretrainSpec():
             return f"Pretrain {spec.name}"
         case _:

@@ -85,6 +85,19 @@ def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
     return _Builder(session, blobs, now).build()
 
 
+def sheet_images() -> list[bytes]:
+    """The bundled model's sample sheet, cut into PNG files of one sample each."""
+    sheet = Image.open(_SHEET).convert("RGB")
+    files: list[bytes] = []
+    for y in range(0, sheet.height, _TILE):
+        for x in range(0, sheet.width, _TILE):
+            out = io.BytesIO()
+            tile = sheet.crop((x, y, x + _TILE, y + _TILE)).resize((_EDGE, _EDGE), Image.Resampling.BOX)
+            tile.save(out, "PNG")
+            files.append(out.getvalue())
+    return files
+
+
 class _Builder:
     def __init__(self, session: Session, blobs: BlobStore, now: datetime) -> None:
         self.session, self.blobs, self.now = session, blobs, now
