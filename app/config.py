@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
 
+    finetune_ranks: int = Field(default=0, ge=0, le=64)
+    """Processes that share one finetune; 0 means one for each GPU that the worker sees, and one without a GPU."""
+
     lease_seconds: int = Field(default=900, ge=5, le=86_400)
     """How long a shown pair stays reserved for its rater."""
     undo_seconds: int = Field(default=3600, ge=0, le=86_400)

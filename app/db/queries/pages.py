@@ -92,15 +92,15 @@ def votes_in(session: Session, campaign_ids: Collection[UUID], *, rater_id: UUID
     return {row.campaign_id: row.n for row in session.execute(statement)}
 
 
-def last_vote(session: Session, campaign_id: UUID, rater_id: UUID) -> UUID | None:
-    """The comparison that this rater voted on last."""
-    return session.scalar(
+def last_votes(session: Session, campaign_id: UUID, rater_id: UUID, *, limit: int) -> Sequence[UUID]:
+    """The comparisons that this rater voted on last, newest first."""
+    return session.scalars(
         select(Comparison.id)
         .join(Preference, Preference.comparison_id == Comparison.id)
         .where(Comparison.campaign_id == campaign_id, Comparison.rater_id == rater_id)
         .order_by(Preference.created_at.desc(), Comparison.leased_at.desc())
-        .limit(1)
-    )
+        .limit(limit)
+    ).all()
 
 
 def reward_models(session: Session, *, campaign_id: UUID | None = None, limit: int = 200) -> Sequence[RewardModel]:
