@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
 
+    finetune_ranks: int = Field(default=0, ge=0, le=64)
+    """Processes that share one finetune; 0 means one for each GPU that the worker sees, and one without a GPU."""
+
     lease_seconds: int = Field(default=900, ge=5, le=86_400)
     """How long a shown pair stays reserved for its rater."""
     undo_seconds: int = Field(default=3600, ge=0, le=86_400)
@@ -73,7 +76,7 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = None
     """Token of the Hugging Face hub that may write; without one nothing can be pushed. Web and worker need it."""
     hub_endpoint: str | None = None
-    """Address of another hub than huggingface.co, for pushing and fetching."""
+    """Address of another hub than huggingface.co to push to."""
     webhook_allow_private: bool = False
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False

@@ -61,6 +61,8 @@ class RewardModelSpec(Spec):
     """Frozen image encoder; empty means the configured default."""
     ensemble: int = Field(default=5, ge=1, le=32)
     """Number of heads; their disagreement is the uncertainty."""
+    weigh_raters: bool = True
+    """Count votes of raters who hardly follow the others, or miss gold pairs, less in the fit."""
     seed: Seed = 0
 
 
@@ -129,11 +131,14 @@ class EvalSpec(Spec):
 
 class GuardSpec(Spec):
     max_kl_nats: float | None = Field(default=None, gt=0)
-    """Stop when the trajectory's KL to the reference policy passes this many nats."""
+    """Stop when a trajectory's KL to the reference policy, over the trained transitions, passes this many nats."""
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
     """Rewards that are measured but not optimised."""
+    max_holdout_drop: float | None = Field(default=None, gt=0, le=100)
+    """Stop when a held-out reward's mean on the fixed seeds falls by more than this many of the base's standard
+    deviations."""
 
 
 class SdeWindowSpec(Spec):
@@ -226,6 +231,8 @@ class FinetuneSpec(Spec):
             raise ValueError("sde_window must end before the last step, which is deterministic")
         if self.lr.initial > self.lr.peak or (self.lr.floor or 0.0) > self.lr.peak:
             raise ValueError("lr.initial and lr.floor must not exceed lr.peak")
+        if self.guard.max_holdout_drop is not None and not self.guard.holdout_rewards:
+            raise ValueError("guard.max_holdout_drop needs at least one reward in guard.holdout_rewards")
         return self
 
 
@@ -308,7 +315,19 @@ class PretrainSpec(Spec):
     """Store a resumable state and a sample sheet every so many updates."""
 
 
-AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec
+class PushSpec(Spec):
+    """Push a checkpoint to a model hub, as a repository that `DDPMPipeline.from_pretrained` opens."""
+
+    checkpoint_id: UUID
+    repo_id: str = Field(min_length=3, max_length=192, pattern=r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+    """Where to, as organisation/model; made if it is not there."""
+    private: bool = True
+    """Whether a repository that is made for it is private."""
+    message: str = Field(default="", max_length=300)
+    """Message of the commit; empty names the checkpoint."""
+
+
+AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec | PushSpec
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.SAMPLE: SampleSpec,
@@ -317,6 +336,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.EVALUATE: EvaluateSpec,
     JobKind.ANALYZE: AnalyzeSpec,
     JobKind.PRETRAIN: PretrainSpec,
+    JobKind.PUSH: PushSpec,
 }
 
 

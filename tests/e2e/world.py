@@ -19,6 +19,7 @@ from app.db.models import (
     CampaignCheckpoint,
     Checkpoint,
     Comparison,
+    GoldPair,
     Job,
     JobEvent,
     LabelSnapshot,
@@ -75,11 +76,26 @@ class World:
     """Without votes, open to every rater, with guidelines."""
     tournament: UUID
     reward_model: UUID
+    rater: UUID
+    """Who voted in `campaign`."""
 
 
 def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
     """Fill an empty, migrated database."""
     return _Builder(session, blobs, now).build()
+
+
+def sheet_images() -> list[bytes]:
+    """The bundled model's sample sheet, cut into PNG files of one sample each."""
+    sheet = Image.open(_SHEET).convert("RGB")
+    files: list[bytes] = []
+    for y in range(0, sheet.height, _TILE):
+        for x in range(0, sheet.width, _TILE):
+            out = io.BytesIO()
+            tile = sheet.crop((x, y, x + _TILE, y + _TILE)).resize((_EDGE, _EDGE), Image.Resampling.BOX)
+            tile.save(out, "PNG")
+            files.append(out.getvalue())
+    return files
 
 
 class _Builder:
@@ -108,7 +124,9 @@ class _Builder:
         self.base_eval = self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
         self._measure(base, 0.02, 0.11)
         campaign = self._campaign("First taste", "Which critter do you like better?", Strategy.UNIFORM, [base], age=240)
-        self._votes(campaign, drawn, raters, n=168)
+        self._votes(campaign, drawn[:24], raters, n=168)
+        for better, worse in ((40, 47), (52, 61)):
+            self._gold(campaign, drawn[better], drawn[worse])
         reward_model = self._reward_model(campaign)
         finished, tuned = self._finetune(base, reward_model)
         running = self._running_finetune(base)
@@ -137,6 +155,7 @@ class _Builder:
             base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
             finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
+            rater=raters[2].id,
         )  # fmt: skip
 
     def _ago(self, minutes: float) -> datetime:
@@ -216,6 +235,7 @@ class _Builder:
 
     def _votes(self, campaign: Campaign, samples: Sequence[Sample], raters: Sequence[User], *, n: int) -> None:
         seen = set()
+        seed_of = {sample.id: sample.seed for sample in samples}
         while len(seen) < n:
             a, b = canonical(*(sample.id for sample in self.rng.sample(list(samples), 2)))
             if (a, b) in seen:
@@ -233,7 +253,9 @@ class _Builder:
             )  # fmt: skip
             self.session.add(lease)
             self.session.flush()
-            choice = self.rng.choices(list(Choice), weights=[46, 44, 6, 2, 2])[0]
+            # two raters share a taste, the third flips coins
+            taste = [84, 6] if seed_of[a] < seed_of[b] else [6, 84]
+            choice = self.rng.choices(list(Choice), weights=[*(taste if rater != raters[2] else [46, 44]), 6, 2, 2])[0]
             self.session.add(
                 Preference(
                     comparison_id=lease.id,
@@ -246,6 +268,15 @@ class _Builder:
                 )
             )
         campaign.n_leased += n
+
+    def _gold(self, campaign: Campaign, better: Sample, worse: Sample) -> None:
+        a, b = canonical(better.id, worse.id)
+        pair = Pair(campaign_id=campaign.id, sample_a_id=a, sample_b_id=b, n_leased=0, created_at=self.now)
+        self.session.add(pair)
+        self.session.flush()
+        self.session.add(
+            GoldPair(pair_id=pair.id, campaign_id=campaign.id, better_sample_id=better.id, created_at=self.now)
+        )
 
     def _job(
         self, kind: JobKind, name: str, status: JobStatus, *, age: float, spec: dict[str, object],
@@ -274,7 +305,11 @@ class _Builder:
         mean = 1.6 * (1 - math.exp(-epoch / 3)) + self.rng.gauss(0, 0.03)
         spread = 1.0 - 0.05 * epoch
         quantiles = [mean + spread * z for z in (-1.28, -0.67, 0.0, 0.67, 1.28)]
+        counts = [0] * 24
+        for _ in range(64):
+            counts[min(23, max(0, round(12 + 4 * self.rng.gauss(0, 1))))] += 1
         row: dict[str, object] = {
+            "reward_histogram": counts, "reward_min": mean - 3 * spread, "reward_max": mean + 3 * spread,
             "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
             "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
             "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,

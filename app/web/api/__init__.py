@@ -7,6 +7,7 @@ from app.web.api import (
     campaigns,
     checkpoints,
     comparisons,
+    evaluations,
     health,
     invitations,
     jobs,
@@ -18,6 +19,7 @@ from app.web.api import (
     reward_models,
     rewards,
     samples,
+    trust,
     webhooks,
 )
 from app.web.api.problems import problems
@@ -27,6 +29,7 @@ _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
 _v1.include_router(library.router)
 _v1.include_router(lineage.router)
+_v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(people.router)
@@ -35,6 +38,7 @@ _v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
 _v1.include_router(invitations.router)
 _v1.include_router(comparisons.router)
+_v1.include_router(trust.router)
 _v1.include_router(reward_models.router)
 
 router = APIRouter()

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from app.domain.enums import CheckpointKind
 from app.domain.marks import Marks
-from app.services import bin, checkpoints, lineage
+from app.services import bin, checkpoints, lineage, sheets
 from app.services.bin import DeletionPreview
 from app.services.checkpoints import CheckpointView, StoredSource
+from app.services.exports_images import MAX_IMAGES
 from app.services.lineage import Lineage
 from app.web.api.problems import problems
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, ReadSession, WriteSession
@@ -131,3 +132,26 @@ def download_checkpoint(
     pieces = checkpoints.zip_files(blobs, checkpoint)
     headers = {"Content-Disposition": f'attachment; filename="checkpoint-{checkpoint_id}.zip"'}
     return StreamingResponse(pieces, media_type="application/zip", headers=headers)
+
+
+@router.get(
+    "/{checkpoint_id}/sheet",
+    summary="Samples of a checkpoint as one picture",
+    response_class=Response,
+    responses=problems(404, 409, besides={200: {"description": "A PNG.", "content": {"image/png": {}}}}),
+)
+def get_sheet(
+    checkpoint_id: UUID,
+    session: ReadSession,
+    blobs: Blobs,
+    _caller: CurrentOperator,
+    n: Annotated[int, Query(ge=1, le=MAX_IMAGES, description="How many samples, in the order of their seeds.")] = 64,
+    seed: Annotated[int, Query(ge=0, le=2**31 - 1, description="The first seed.")] = 0,
+    columns: Annotated[int | None, Query(ge=1, le=100, description="Images in a row; about square without it.")] = None,
+    enlarge: Annotated[int, Query(ge=1, le=16, description="Whole factor; pixels stay crisp.")] = 1,
+) -> Response:
+    """Samples without guidance, of the recipe that was drawn most from this seed on. Sheets of the same seeds at other
+    checkpoints show the same noise in the same places."""
+    picture = sheets.sheet_of(session, blobs, checkpoint_id, n=n, seed=seed, columns=columns, enlarge=enlarge)
+    headers = {"Content-Disposition": f'inline; filename="sheet-{checkpoint_id}.png"'}
+    return Response(picture, media_type="image/png", headers=headers)

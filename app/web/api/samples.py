@@ -8,7 +8,8 @@ from fastapi.responses import Response
 
 from app.db.queries.gallery import SampleFilter
 from app.domain.marks import Marks
-from app.services import gallery
+from app.services import gallery, sheets
+from app.services.exports_images import MEDIA_TYPES, Format
 from app.services.gallery import ImageFormat, SampleView, Transition
 from app.services.image_change import difference_png
 from app.web.api.problems import Responses, problems
@@ -120,3 +121,26 @@ def get_transitions(sample_id: UUID, session: ReadSession, _caller: CurrentOpera
     """What the same seed, steps and eta became at every checkpoint of the sample's line, in order: the base, then every
     saved epoch. A checkpoint that did not draw it has no sample."""
     return gallery.transitions(session, sample_id)
+
+
+@router.get(
+    "/{sample_id}/transitions/image",
+    summary="One noise along its checkpoints, as one picture",
+    response_class=Response,
+    responses=problems(404, 409, besides={
+        200: {"description": "An animation or a sheet.", "content": {media: {} for media in MEDIA_TYPES.values()}},
+    }),
+)  # fmt: skip
+def get_transitions_image(
+    sample_id: UUID,
+    session: ReadSession,
+    blobs: Blobs,
+    _caller: CurrentOperator,
+    format: Annotated[Format, Query(description="`gif` and `webp` are looping animations, `png` is a sheet.")] = "gif",
+    enlarge: Annotated[int, Query(ge=1, le=16, description="Whole factor; pixels stay crisp.")] = 1,
+    frame_ms: Annotated[int, Query(ge=20, le=10_000, description="How long a frame shows; the last one longer.")] = 250,
+) -> Response:
+    """The base first, then every saved epoch that drew this noise."""
+    picture = sheets.transitions(session, blobs, sample_id, format=format, enlarge=enlarge, frame_ms=frame_ms)
+    headers = {"Content-Disposition": f'inline; filename="transitions-{sample_id}.{format}"'}
+    return Response(picture, media_type=MEDIA_TYPES[format], headers=headers)
