@@ -197,6 +197,8 @@ class FinetuneSpec(Spec):
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     adam_eps: float = Field(default=1e-8, gt=0, le=1)
     """AdamW's epsilon; near the gradient's size it holds back weights whose gradient is mostly noise."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's momentum; 0 where the best direction turns from one update to the next."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 is off."""
