@@ -128,7 +128,10 @@ class GuardSpec(Spec):
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
-    """Rewards that are measured but not optimised."""
+    """Rewards that are measured but not optimised; one that falls while the reward rises is an alarm."""
+    pause_on_alarm: bool = False
+    """Pause at an alarm (the reward rises while diversity, held-out rewards or human votes fall) for a person to look;
+    otherwise alarms are only marked."""
 
 
 class SdeWindowSpec(Spec):

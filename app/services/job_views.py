@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from app.db.models import Job, JobEvent
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, Priority
 
 
 class JobLinks(BaseModel):
@@ -34,6 +34,10 @@ class JobView(BaseModel):
     error: str | None
     result: dict[str, Any]
     cancel_requested: bool
+    priority: Priority
+    """Workers take queued jobs of a higher priority first."""
+    paused: bool
+    """Whether it stopped itself at an alarm; `error` says why, and a resume goes on."""
     resumable: bool
     """Whether a resumable state was saved, from which a resume goes on."""
     attempts: int
@@ -71,6 +75,8 @@ def view_job(row: Job) -> JobView:
         error=row.error,
         result=row.result,
         cancel_requested=row.cancel_requested,
+        priority=Priority.of_rank(row.priority),
+        paused=row.status is JobStatus.CANCELLED and row.error is not None,
         resumable=row.resume_sha256 is not None,
         attempts=row.attempts,
         created_at=row.created_at,

@@ -15,12 +15,13 @@ from app.db.models import Checkpoint
 from app.db.queries import checkpoints as queries
 from app.db.queries.samples import Recipe
 from app.domain.enums import CheckpointKind, EventKind
-from app.domain.errors import JobError
+from app.domain.errors import JobCancelledError, JobError, JobPausedError
 from app.domain.specs import FinetuneSpec
+from worker.jobs.alarms import AlarmWatch
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import load_checkpoint, open_policy, put_images, record_samples
 from worker.jobs.resume import load_state, save_state, work_folder
-from worker.jobs.rewards import mean_and_error, record_evaluation, reward_of, rewards_by_key
+from worker.jobs.rewards import record_evaluation, reward_of, rewards_by_key
 from worker.ml.ddpo import finetune
 from worker.ml.diversity import vendi_score
 from worker.ml.encoders import load_encoder
@@ -34,18 +35,23 @@ def run(context: JobContext) -> Record:
     context.monitor.progress(context.job.progress, stage=f"Loading {base.name}")
     recorder = _Recorder(context, spec, base)
     with work_folder(context) as folder:
-        outcome = finetune(
-            open_policy(context, base),
-            spec,
-            reward_of(context, spec.reward),
-            sink=recorder,
-            monitor=recorder,
-            workdir=folder,
-            device=context.device,
-            resume_from=load_state(context, folder),
-            holdout=rewards_by_key(context, spec.guard.holdout_rewards),
-            diversity=_vendi_score(context),
-        )
+        try:
+            outcome = finetune(
+                open_policy(context, base),
+                spec,
+                reward_of(context, spec.reward),
+                sink=recorder,
+                monitor=recorder,
+                workdir=folder,
+                device=context.device,
+                resume_from=load_state(context, folder),
+                holdout=rewards_by_key(context, spec.guard.holdout_rewards),
+                diversity=_vendi_score(context),
+            )
+        except JobCancelledError as cancelled:
+            if recorder.pause_reason is None:
+                raise
+            raise JobPausedError(recorder.pause_reason) from cancelled
 
     def record(session: Session) -> dict[str, Any]:
         best = queries.checkpoint_of_epoch(session, context.job.id, outcome.last_good_epoch)
@@ -72,11 +78,16 @@ class _Recorder:
     def __init__(self, context: JobContext, spec: FinetuneSpec, base: Checkpoint) -> None:
         self.progress = context.monitor.progress
         self.log = context.monitor.log
-        self.should_stop = context.monitor.should_stop
+        self.pause_reason: str | None = None
+        """Why the run should stop before its next epoch: an alarm, where the spec asks for a pause."""
+        self._watch = AlarmWatch(context, spec, base)
         self._context = context
         self._spec = spec
         self._base = base
         self._rewards = rewards_by_key(context, (*spec.reward, *spec.guard.holdout_rewards))
+
+    def should_stop(self) -> bool:
+        return self._context.monitor.should_stop() or self.pause_reason is not None
 
     def metrics(self, row: Mapping[str, Metric]) -> None:
         self._context.monitor.metrics(row)
@@ -87,6 +98,12 @@ class _Recorder:
             if checkpoint is not None:
                 checkpoint.kl_nats = _number(row.get("eval_kl_nats"))
                 checkpoint.diversity = _number(row.get("diversity"))
+        alarm = self._watch.reported(epoch, row)
+        if alarm is not None and self._spec.guard.pause_on_alarm and epoch < self._spec.epochs:
+            self.pause_reason = (
+                f"Paused by an alarm at epoch {epoch} of {self._spec.epochs}. {alarm} Go on, or return to an epoch "
+                "before it."
+            )
 
     def save_state(self, epoch: int, path: Path) -> None:
         save_state(self._context, path)
@@ -104,9 +121,7 @@ class _Recorder:
         manifest_sha256 = self._base.manifest_sha256 if epoch == 0 else self._store(policy)
         drawn = put_images(context.blobs, seeds, images)
         values = {name: reward(images) for name, reward in self._rewards.items()}
-        if epoch == 0:
-            mean, sem, _ = mean_and_error(rewards)
-            context.monitor.metrics({"epoch": 0, "eval_reward_mean": mean, "eval_reward_sem": sem})
+        self._watch.evaluated(epoch, seeds, values)
         with context.fence.transaction() as session:
             checkpoint = self._base if epoch == 0 else self._checkpoint(session, epoch, manifest_sha256)
             recipe = Recipe(checkpoint.id, self._spec.steps, self._spec.eta)

@@ -129,7 +129,8 @@ class _Run:
     def execute(self, resume_from: Path | None) -> Outcome:
         finished = -1 if resume_from is None else self._restore(resume_from)
         if finished < 0:
-            self._evaluate(0)
+            base, _ = self._evaluate(0)
+            self.monitor.metrics({"epoch": 0, **base})
             self._save(0)
             finished = 0
         for epoch in range(finished + 1, self.spec.epochs + 1):
@@ -302,7 +303,7 @@ class _Run:
         """Load a state; the number of finished epochs."""
         state = read_state(path)
         values, learner = state.values, self.learner
-        if values["spec"] != self.spec.model_dump(mode="json"):
+        if _what_must_match(FinetuneSpec.model_validate(values["spec"])) != _what_must_match(self.spec):
             raise CorruptDataError("The resumable state belongs to a run with another spec; start this job over.")
         with torch.no_grad():
             for kind, tensors in (("weights", learner.parameters), ("ema", learner.ema)):
@@ -324,3 +325,8 @@ class _Run:
         finished = int(values["epoch"])
         self.pace = self._plan(finished)
         return finished
+
+
+def _what_must_match(spec: FinetuneSpec) -> dict[str, object]:
+    """A run may go on with a larger budget of epochs and with other guards; everything else makes it another run."""
+    return spec.model_dump(mode="json", exclude={"epochs", "guard"})
