@@ -1,7 +1,8 @@
 """Handler of `finetune`: DDPO, with a checkpoint and its evaluation samples at every evaluated epoch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,8 +12,10 @@ from jaxtyping import Float, UInt8
 from sqlalchemy.orm import Session
 
 from app.adapters.checkpoint_store import store_folder
+from app.config import Settings
 from app.db.models import Checkpoint
 from app.db.queries import checkpoints as queries
+from app.db.queries.jobs import Claim
 from app.db.queries.samples import Recipe
 from app.domain.enums import CheckpointKind, EventKind
 from app.domain.errors import JobCancelledError, JobError, JobPausedError
@@ -20,13 +23,14 @@ from app.domain.specs import FinetuneSpec
 from worker.jobs.alarms import AlarmWatch
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import load_checkpoint, open_policy, put_images, record_samples
-from worker.jobs.resume import load_state, save_state, work_folder
+from worker.jobs.ranks import Seat, joined, seated
+from worker.jobs.resume import load_state, save_state, state_file, work_folder
 from worker.jobs.rewards import record_evaluation, reward_of, rewards_by_key
 from worker.ml.ddpo import finetune
 from worker.ml.diversity import vendi_score
 from worker.ml.encoders import load_encoder
 from worker.ml.policy import Policy, save_policy
-from worker.ml.progress import Metric
+from worker.ml.progress import Metric, SilentMonitor
 
 
 def run(context: JobContext) -> Record:
@@ -35,23 +39,24 @@ def run(context: JobContext) -> Record:
     context.monitor.progress(context.job.progress, stage=f"Loading {base.name}")
     recorder = _Recorder(context, spec, base)
     with work_folder(context) as folder:
-        try:
+        policy, resume_from = open_policy(context, base), load_state(context, folder)
+        with (
+            _paused_where_asked(recorder),
+            joined(context, folder, module=__name__, function=run_rank.__name__) as ranks,
+        ):
             outcome = finetune(
-                open_policy(context, base),
+                policy,
                 spec,
                 reward_of(context, spec.reward),
                 sink=recorder,
                 monitor=recorder,
                 workdir=folder,
                 device=context.device,
-                resume_from=load_state(context, folder),
+                resume_from=resume_from,
                 holdout=rewards_by_key(context, spec.guard.holdout_rewards),
                 diversity=_vendi_score(context),
+                ranks=ranks,
             )
-        except JobCancelledError as cancelled:
-            if recorder.pause_reason is None:
-                raise
-            raise JobPausedError(recorder.pause_reason) from cancelled
 
     def record(session: Session) -> dict[str, Any]:
         best = queries.checkpoint_of_epoch(session, context.job.id, outcome.last_good_epoch)
@@ -66,10 +71,57 @@ def run(context: JobContext) -> Record:
     return record
 
 
+def run_rank(settings: Settings, claim: Claim, seat: Seat) -> None:
+    """The share of another rank than 0, in a process of its own; it stores nothing."""
+    with seated(settings, claim, seat) as context:
+        spec = FinetuneSpec.model_validate(context.job.spec)
+        base = load_checkpoint(context, spec.checkpoint_id)
+        state = state_file(seat.folder)
+        finetune(
+            open_policy(context, base),
+            spec,
+            reward_of(context, spec.reward),
+            sink=_NoSink(),
+            monitor=SilentMonitor(),
+            workdir=seat.folder,
+            device=context.device,
+            resume_from=state if state.exists() else None,
+            ranks=seat.join(),
+        )
+
+
 def _vendi_score(context: JobContext) -> Callable[[UInt8[np.ndarray, "n h w 3"]], float]:
     """The effective number of different images, in the eyes of the configured encoder."""
     encoder = load_encoder(context.settings.encoder, device=context.device, weights_dir=context.settings.weights_dir)
     return lambda images: vendi_score(encoder.encode(images))
+
+
+class _NoSink:
+    """The run's sink on ranks other than 0, which is told nothing."""
+
+    def save_state(self, epoch: int, path: Path) -> None:
+        """Never called."""
+
+    def evaluated(
+        self,
+        epoch: int,
+        policy: Policy,
+        seeds: Sequence[int],
+        images: UInt8[np.ndarray, "n h w 3"],
+        rewards: Float[np.ndarray, " n"],
+    ) -> None:
+        """Never called."""
+
+
+@contextmanager
+def _paused_where_asked(recorder: "_Recorder") -> Iterator[None]:
+    """A stop that the run's own alarm asked for is a pause, and says why."""
+    try:
+        yield
+    except JobCancelledError as cancelled:
+        if recorder.pause_reason is None:
+            raise
+        raise JobPausedError(recorder.pause_reason) from cancelled
 
 
 class _Recorder:
