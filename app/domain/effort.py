@@ -28,8 +28,11 @@ def finetune_effort(spec: FinetuneSpec) -> FinetuneEffort:
     n_trained = spec.sde_window.length if spec.sde_window else n_stochastic
     kept = max(1, math.ceil(spec.timestep_fraction * n_trained))
     last_is_extra = spec.epochs % spec.eval.every > 0
+    first = spec.sde_window.start if spec.sde_window else 0
+    mirrored = range(first + max(0, n_trained - spec.advantage.mirror), first + n_trained)
+    a_sample = spec.steps + sum(spec.steps - 1 - step for step in mirrored)
     return FinetuneEffort(
-        rollout=spec.samples_per_epoch * spec.steps + min(_KL_SAMPLES, spec.samples_per_epoch) * n_trained,
+        rollout=spec.samples_per_epoch * a_sample + min(_KL_SAMPLES, spec.samples_per_epoch) * n_trained,
         update=spec.samples_per_epoch * kept * spec.inner_epochs,
         evaluation=spec.eval.n * spec.steps + min(_KL_SAMPLES, spec.eval.n) * n_stochastic,
         n_epochs=spec.epochs,

@@ -25,11 +25,11 @@ class AlarmView:
     """What was saved at the epoch, to be put to people."""
 
 
-def alarms_of(session: Session, job: JobView, *, after: int = 0) -> list[AlarmView]:
-    """By epoch. `after` leaves out what was logged before the job was started over."""
+def alarms_of(session: Session, job: JobView) -> list[AlarmView]:
+    """By epoch; what was logged before the job was started over is left out."""
     if job.kind is not JobKind.FINETUNE:
         return []
-    logged = queries.alarms(session, job.id, after=after)
+    logged = queries.alarms(session, job.id, after=job.log_begins_after)
     epochs = checkpoint_queries.epochs_by_checkpoint(session, job.id)
     saved = {epoch: id for id, epoch in epochs.items()}
     found = [

@@ -109,6 +109,14 @@ def choose_result(session: Session, who: Principal, job_id: UUID, *, epoch: int,
     return view_job(job)
 
 
+def acknowledge(session: Session, who: Principal, job_id: UUID, now: datetime) -> None:
+    """Somebody has seen what became of an ended job: it needs nobody any more. Raises NotFoundError."""
+    job = lock_job(session, job_id)
+    job.inputs = job.inputs | {"seen_seq": job.last_event_seq}
+    audit.record(session, who.user_id, "job.seen", job_id, now)
+    session.flush()
+
+
 def _checkpoint_at(session: Session, job: Job, epoch: int) -> UUID:
     if epoch == 0:
         return session.get_one(Checkpoint, UUID(job.spec["checkpoint_id"])).id

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.models import Job, JobEvent
 from app.domain.enums import EventKind, JobKind, JobStatus, Priority
@@ -45,6 +45,10 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     links: JobLinks
+    log_begins_after: int = Field(default=0, exclude=True)
+    """Events up to this number belong to a life before the job was started over."""
+    needs_nobody: bool = Field(default=False, exclude=True)
+    """Whether somebody has seen how it ended."""
 
 
 class JobEventView(BaseModel):
@@ -82,6 +86,8 @@ def view_job(row: Job) -> JobView:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        log_begins_after=row.inputs.get("since_seq", 0),
+        needs_nobody=row.inputs.get("seen_seq", -1) >= row.last_event_seq,
         links=JobLinks(self=path, events=f"{path}/events", metrics=f"{path}/metrics"),
     )
 

@@ -35,7 +35,9 @@ def record_measurements(
 def epochs_by_checkpoint(session: Session, job_id: UUID) -> dict[UUID, int]:
     """The saved epochs of a job, by the checkpoint's id."""
     rows = session.execute(
-        select(Checkpoint.id, Checkpoint.epoch).where(Checkpoint.job_id == job_id, Checkpoint.epoch.is_not(None))
+        select(Checkpoint.id, Checkpoint.epoch).where(
+            Checkpoint.job_id == job_id, Checkpoint.epoch.is_not(None), Checkpoint.deleted_at.is_(None)
+        )
     )
     return {id: epoch for id, epoch in rows if epoch is not None}
 

@@ -66,7 +66,11 @@ def status_of(session: Session, job_id: UUID) -> JobStatus | None:
 
 
 def checkpoint_at(session: Session, job_id: UUID, epoch: int) -> UUID | None:
-    return session.scalar(select(Checkpoint.id).where(Checkpoint.job_id == job_id, Checkpoint.epoch == epoch))
+    return session.scalar(
+        select(Checkpoint.id).where(
+            Checkpoint.job_id == job_id, Checkpoint.epoch == epoch, Checkpoint.deleted_at.is_(None)
+        )
+    )
 
 
 def campaign(session: Session, campaign_id: UUID) -> Campaign | None:

@@ -10,7 +10,9 @@ from sqlalchemy import select, update
 
 from app.db.models import Checkpoint, Job, JobEvent, Measurement, Sample, SampleReward
 from app.db.queries import alarms as alarm_queries
+from app.domain.effort import finetune_effort
 from app.domain.enums import EventKind, JobKind, JobStatus, Role
+from app.domain.specs import FinetuneSpec
 from app.services import accounts, job_control, jobs
 from app.services.accounts import Principal
 from tests.integration.worker.conftest import Stack, add_base
@@ -92,6 +94,15 @@ def test_a_run_leaves_a_checkpoint_with_samples_and_rewards_an_evaluated_epoch(
         assert all(row.parent_id == base.id and row.kl_nats is not None for row in rows)
     assert job.resume_sha256 is not None  # a finetune keeps its state: its budget may be raised
     assert epochs_in_log(stack, job.id) == list(range(EPOCHS + 1))
+    effort = finetune_effort(FinetuneSpec.model_validate(job.spec))
+    with stack.database.reader() as session:
+        last = session.scalars(
+            select(JobEvent.payload)
+            .where(JobEvent.job_id == job.id, JobEvent.kind == EventKind.METRICS)
+            .order_by(JobEvent.seq.desc())
+        ).first()
+    assert last is not None
+    assert last["network_evaluations"] == effort.rollout + effort.update, "the estimate counts what the engine counts"
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing_about_the_result(
@@ -153,7 +164,10 @@ def test_an_alarm_pauses_the_run_and_going_on_does_not_stop_at_the_same_one_agai
     spec = spec | {
         "epochs": 4,
         "reward": {"name": "brightness", "weight": -1.0},
-        "lr": {"peak": 5e-3},
+        "samples_per_epoch": 32,
+        "updates_per_epoch": 4,
+        "clip_nats": 100,
+        "lr": {"peak": 2e-2},
         "eval": {"every": 1, "n": 16},
         "guard": {"holdout_rewards": [{"name": "brightness"}], "pause_on_alarm": True},
     }
