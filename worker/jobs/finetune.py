@@ -32,7 +32,8 @@ def run(context: JobContext) -> Record:
     spec = FinetuneSpec.model_validate(context.job.spec)
     base = load_checkpoint(context, spec.checkpoint_id)
     context.monitor.progress(context.job.progress, stage=f"Loading {base.name}")
-    recorder = _Recorder(context, spec, base)
+    diversity = _vendi_score(context)
+    recorder = _Recorder(context, spec, base, diversity)
     with work_folder(context) as folder:
         outcome = finetune(
             open_policy(context, base),
@@ -44,7 +45,7 @@ def run(context: JobContext) -> Record:
             device=context.device,
             resume_from=load_state(context, folder),
             holdout=rewards_by_key(context, spec.guard.holdout_rewards),
-            diversity=_vendi_score(context),
+            diversity=diversity,
         )
 
     def record(session: Session) -> dict[str, Any]:
@@ -60,7 +61,10 @@ def run(context: JobContext) -> Record:
     return record
 
 
-def _vendi_score(context: JobContext) -> Callable[[UInt8[np.ndarray, "n h w 3"]], float]:
+_Diversity = Callable[[UInt8[np.ndarray, "n h w 3"]], float]
+
+
+def _vendi_score(context: JobContext) -> _Diversity:
     """The effective number of different images, in the eyes of the configured encoder."""
     encoder = load_encoder(context.settings.encoder, device=context.device, weights_dir=context.settings.weights_dir)
     return lambda images: vendi_score(encoder.encode(images))
@@ -69,13 +73,14 @@ def _vendi_score(context: JobContext) -> Callable[[UInt8[np.ndarray, "n h w 3"]]
 class _Recorder:
     """The run's sink and its monitor: both, since an epoch's checkpoint gets its KL and diversity from the metrics."""
 
-    def __init__(self, context: JobContext, spec: FinetuneSpec, base: Checkpoint) -> None:
+    def __init__(self, context: JobContext, spec: FinetuneSpec, base: Checkpoint, diversity: _Diversity) -> None:
         self.progress = context.monitor.progress
         self.log = context.monitor.log
         self.should_stop = context.monitor.should_stop
         self._context = context
         self._spec = spec
         self._base = base
+        self._diversity = diversity
         self._rewards = rewards_by_key(context, (*spec.reward, *spec.guard.holdout_rewards))
 
     def metrics(self, row: Mapping[str, Metric]) -> None:
@@ -106,7 +111,8 @@ class _Recorder:
         values = {name: reward(images) for name, reward in self._rewards.items()}
         if epoch == 0:
             mean, sem, _ = mean_and_error(rewards)
-            context.monitor.metrics({"epoch": 0, "eval_reward_mean": mean, "eval_reward_sem": sem})
+            base = {"diversity": self._diversity(images)}  # what every epoch's is a share of
+            context.monitor.metrics({"epoch": 0, "eval_reward_mean": mean, "eval_reward_sem": sem, **base})
         with context.fence.transaction() as session:
             checkpoint = self._base if epoch == 0 else self._checkpoint(session, epoch, manifest_sha256)
             recipe = Recipe(checkpoint.id, self._spec.steps, self._spec.eta)

@@ -5,6 +5,7 @@ from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleRew
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.uploads import Upload
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "RewardModel",
     "Sample",
     "SampleReward",
+    "Upload",
     "User",
     "WebSession",
     "Webhook",

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.web.api import (
+    analyses,
     audit,
     campaigns,
     checkpoints,
@@ -24,6 +25,7 @@ _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
+_v1.include_router(analyses.router)
 _v1.include_router(people.router)
 _v1.include_router(webhooks.router)
 _v1.include_router(audit.router)

@@ -3,7 +3,7 @@
 from fastapi import APIRouter, Depends
 
 from app.web.pages import share_principal
-from app.web.routes import campaigns, checkpoints, desk, job_forms, jobs, people, rating, rewards, session
+from app.web.routes import analysis, campaigns, checkpoints, desk, job_forms, jobs, people, rating, rewards, session
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(share_principal)])
 router.include_router(desk.router)
@@ -14,4 +14,5 @@ router.include_router(jobs.router)
 router.include_router(campaigns.router)
 router.include_router(checkpoints.router)
 router.include_router(rewards.router)
+router.include_router(analysis.router)
 router.include_router(people.router)
