@@ -1,5 +1,5 @@
 # Tastemaker: `make demo` runs the whole loop on this machine, `make test` passes every test.
-.PHONY: help demo test lint install unit integration e2e chromium clean
+.PHONY: help demo test lint install unit integration e2e chaos chromium clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -57,6 +57,9 @@ integration: $(DEV_STAMP)  ## integration tests only
 
 e2e: $(DEV_STAMP) chromium  ## browser tests only
 	@$(PYTEST) tests/e2e
+
+chaos: $(DEV_STAMP)  ## thirty kills of random parts at random moments (long)
+	@TASTEMAKER_CHAOS_ROUNDS=30 TASTEMAKER_CHAOS_REPORT=$(CURDIR)/benchmarks/results/chaos.json $(BIN)/pytest -q tests/chaos
 
 chromium: $(DEV_STAMP)
 	@command -v chromium >/dev/null 2>&1 || test -d $(HOME)/.cache/ms-playwright || { \

@@ -54,6 +54,9 @@ class Settings(BaseSettings):
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
 
+    finetune_ranks: int = Field(default=0, ge=0, le=64)
+    """Processes that share one finetune; 0 means one for each GPU that the worker sees, and one without a GPU."""
+
     lease_seconds: int = Field(default=900, ge=5, le=86_400)
     """How long a shown pair stays reserved for its rater."""
     undo_seconds: int = Field(default=3600, ge=0, le=86_400)
@@ -68,6 +71,12 @@ class Settings(BaseSettings):
     """The same for one address: a whole lab may sit behind it."""
     failed_logins_per_minute: int = Field(default=10, ge=1, le=1000)
     """Sign-in attempts that may fail from one address."""
+    undo_delete_hours: int = Field(default=24 * 7, ge=0, le=24 * 365)
+    """How long a deleted checkpoint can be restored before it is purged."""
+    hub_token: SecretStr | None = None
+    """Token of the Hugging Face hub that may write; without one nothing can be pushed. Web and worker need it."""
+    hub_endpoint: str | None = None
+    """Address of another hub than huggingface.co, for pushing and fetching."""
     webhook_allow_private: bool = False
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False

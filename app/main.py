@@ -12,6 +12,7 @@ from app.adapters.clock import Clock, SystemClock
 from app.adapters.queue import JobQueue
 from app.config import Settings, get_settings
 from app.db.session import Database
+from app.services.library import HousekeepingThread
 from app.services.webhooks import DeliveryThread
 from app.web import api, routes
 from app.web.errors import install_error_handlers
@@ -41,9 +42,12 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         deliveries = DeliveryThread(database, settings, state.clock)
         deliveries.start()
+        housekeeping = HousekeepingThread(database, state.blobs, settings, state.clock)
+        housekeeping.start()
         with state.event_streams.ended_by_signals():
             yield
         await run_in_threadpool(deliveries.stop)
+        await run_in_threadpool(housekeeping.stop)
         await limiter.close()
         database.dispose()
 

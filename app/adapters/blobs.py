@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, BinaryIO
 from uuid import uuid4
@@ -19,6 +20,8 @@ from app.domain.errors import CorruptDataError, NotFoundError, UnavailableError
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _CHUNK = 1 << 20
+_FRESH = timedelta(hours=12)
+"""An object that is older is written again when it is stored again: object stores have no other way to touch one."""
 
 READINESS_PROBE = b"tastemaker readiness probe"
 """The blob that `check` writes; no row refers to it."""
@@ -41,7 +44,7 @@ class BlobStore:
     def put(self, data: bytes) -> str:
         """Store `data`; storing it again is free. Returns its SHA-256 in hex."""
         digest = sha256_of(data)
-        if not self.exists(digest):
+        if not self._keep(digest):
             self._write(digest, iter([data]))
         return digest
 
@@ -49,7 +52,7 @@ class BlobStore:
         """Store a file without holding it in memory."""
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            if not self.exists(digest):
+            if not self._keep(digest):
                 stream.seek(0)
                 self._write(digest, iter(lambda: stream.read(_CHUNK), b""))
         return digest
@@ -132,12 +135,35 @@ class BlobStore:
         if self.exists(digest):
             self._fs.rm_file(self._path(digest))
 
+    def delete_if_older(self, digest: str, moment: datetime) -> None:
+        """Delete a blob that was last stored (again) before `moment`."""
+        try:
+            stored_at = self._fs.modified(self._path(digest))
+        except FileNotFoundError:
+            return
+        if stored_at < moment:
+            self.delete(digest)
+
     def check(self) -> None:
         """Raise UnavailableError unless the store can be written and read."""
         try:
             self.get(self.put(READINESS_PROBE))
         except Exception as error:
             raise UnavailableError(f"The blob store at {self._root} cannot be used: {error}") from error
+
+    def _keep(self, digest: str) -> bool:
+        """Whether the blob is there; it then counts as stored just now, so that nobody who cleans up removes it."""
+        path = self._path(digest)
+        if not self._is_local:
+            if not self._fs.exists(path):
+                return False
+            age: timedelta = datetime.now(UTC) - self._fs.modified(path)
+            return age < _FRESH
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
 
     def _path(self, digest: str) -> str:
         if not _SHA256.fullmatch(digest):

@@ -102,6 +102,13 @@ class Baseline(StrEnum):
     VALUE = "value"
 
 
+class Credit(StrEnum):
+    """Where in the image a reward is credited."""
+
+    IMAGE = "image"
+    TILES = "tiles"
+
+
 class Precision(StrEnum):
     FP32 = "fp32"
     BF16 = "bf16"

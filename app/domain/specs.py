@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
-from app.domain.enums import AnalysisKind, Baseline, JobKind, Objective, Precision
+from app.domain.enums import AnalysisKind, Baseline, Credit, JobKind, Objective, Precision
 from app.domain.errors import InvalidSpecError
 from app.domain.presets import FINETUNE_PRESETS
 
@@ -124,6 +124,11 @@ class AdvantageSpec(Spec):
     """What is subtracted from the reward before it weighs the gradient."""
     clip: float = Field(default=5.0, gt=0, le=1000)
     """Standardised advantages are clipped to +/- this."""
+    per_step: bool = False
+    """Standardise every step by itself instead of the whole epoch."""
+    mirror: int = Field(default=0, ge=0, le=1000)
+    """Compare each of the last so many stochastic steps with its mirror image: the same trajectory with that step's
+    noise turned round. Step k from the end costs k more network evaluations a sample."""
 
 
 class LrSpec(Spec):
@@ -147,11 +152,14 @@ class EvalSpec(Spec):
 
 class GuardSpec(Spec):
     max_kl_nats: float | None = Field(default=None, gt=0)
-    """Stop when the trajectory's KL to the reference policy passes this many nats."""
+    """Stop when a trajectory's KL to the reference policy, over the trained transitions, passes this many nats."""
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
     """Rewards that are measured but not optimised."""
+    max_holdout_drop: float | None = Field(default=None, gt=0, le=100)
+    """Stop when a held-out reward's mean on the fixed seeds falls by more than this many of the base's standard
+    deviations."""
 
 
 class SdeWindowSpec(Spec):
@@ -202,6 +210,9 @@ class FinetuneSpec(Spec):
     """Random share of each trajectory's transitions that is trained on."""
     sde_window: SdeWindowSpec | None = None
     """Train only a window of steps; empty trains all."""
+    credit: Credit = Credit.IMAGE
+    """`image`: one advantage for the whole image; `tiles`: one for every tile, from rewards that can say where they
+    were earned (JPEG size)."""
     shaping: bool = False
     """Potential-based shaping with the reward of x_0_pred along the trajectory."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
@@ -233,10 +244,14 @@ class FinetuneSpec(Spec):
     def _parts_fit_together(self) -> Self:
         if self.objective is Objective.SF and self.inner_epochs != 1:
             raise ValueError("objective 'sf' is on-policy: inner_epochs must be 1 (use objective 'is' for more)")
+        if self.credit is Credit.TILES and self.advantage.baseline is Baseline.VALUE:
+            raise ValueError("the value baseline knows whole images only; choose another with credit 'tiles'")
         if self.sde_window is not None and self.sde_window.start + self.sde_window.length > self.steps - 1:
             raise ValueError("sde_window must end before the last step, which is deterministic")
         if self.lr.initial > self.lr.peak or (self.lr.floor or 0.0) > self.lr.peak:
             raise ValueError("lr.initial and lr.floor must not exceed lr.peak")
+        if self.guard.max_holdout_drop is not None and not self.guard.holdout_rewards:
+            raise ValueError("guard.max_holdout_drop needs at least one reward in guard.holdout_rewards")
         return self
 
 

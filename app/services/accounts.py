@@ -44,6 +44,8 @@ class Principal:
     """The API token that was shown; None for a browser session."""
     use_is_news: bool = False
     """Whether the token's last noted use is long enough ago to be noted again."""
+    guest: bool = False
+    """Whether they came by an invitation: they may rate in the campaigns that they belong to, and nothing else."""
 
     def require(self, needed: Role) -> None:
         if not self.role.covers(needed):
@@ -85,13 +87,14 @@ def authenticate_token(session: Session, secret: str, now: datetime) -> Principa
     found = queries.live_token(session, hash_token(secret), now)
     if found is None:
         raise NotAuthenticatedError("This token is unknown, revoked or expired; ask an admin for a new one.")
-    token, user = found
+    token, user, guest = found
     return Principal(
         user_id=user.id,
         name=user.name,
         role=token.role if user.role.covers(token.role) else user.role,
         token_id=token.id,
         use_is_news=token.last_used_at is None or token.last_used_at <= now - _NOTE_USE_EVERY,
+        guest=guest,
     )
 
 
@@ -101,8 +104,11 @@ def note_token_use(session: Session, token_id: UUID, now: datetime) -> None:
 
 
 def authenticate_session(session: Session, secret: str, now: datetime) -> Principal | None:
-    user = queries.live_web_session(session, hash_token(secret), now)
-    return None if user is None else Principal(user_id=user.id, name=user.name, role=user.role)
+    found = queries.live_web_session(session, hash_token(secret), now)
+    if found is None:
+        return None
+    user, guest = found
+    return Principal(user_id=user.id, name=user.name, role=user.role, guest=guest)
 
 
 def revoke_token(session: Session, secret: str, now: datetime) -> None:

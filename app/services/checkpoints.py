@@ -18,10 +18,12 @@ from app.adapters.blobs import BlobStore
 from app.config import Settings
 from app.db.models import Checkpoint, Measurement
 from app.db.queries import gallery as queries
+from app.db.queries.gallery import CheckpointFilter
 from app.db.queries.keyset import Position, Slice
 from app.domain.bundled import BUNDLED
 from app.domain.enums import CheckpointKind
 from app.domain.errors import ConflictError, CorruptDataError, NotFoundError
+from app.domain.marks import Marks
 from app.domain.sources import folder_inside, is_hub_id, refused
 from app.services import audit
 from app.services.accounts import Principal
@@ -56,8 +58,14 @@ class CheckpointView(BaseModel):
     kl_nats: float | None
     """KL of a trajectory to the reference policy."""
     tags: list[str]
+    starred: bool
+    note: str
     n_samples: int
+    n_bytes: int | None
+    """Size of its files; null until it has been measured, minutes after it was made."""
     source: str
+    deleted_at: datetime | None
+    """When it was put into the bin, from where it can be restored."""
     links: dict[str, str] = Field(examples=[{"self": "/api/v1/checkpoints/..."}])
 
 
@@ -72,10 +80,20 @@ class StoredSource:
 
 
 def list_checkpoints(
-    session: Session, *, parent_id: UUID | None = None, after: Position | None = None, limit: int = 50
+    session: Session,
+    *,
+    parent_id: UUID | None = None,
+    kind: CheckpointKind | None = None,
+    name: str | None = None,
+    tag: str | None = None,
+    starred: bool = False,
+    deleted: bool = False,
+    after: Position | None = None,
+    limit: int = 50,
 ) -> Slice[CheckpointView]:
-    """Newest first; with `parent_id`, what was finetuned from it."""
-    found = queries.checkpoints(session, parent_id=parent_id, after=after, limit=limit)
+    """Newest first; `name` is a part of the name, `deleted` lists the bin instead of the library."""
+    wanted = CheckpointFilter(parent_id=parent_id, kind=kind, name=name, tag=tag, starred=starred, deleted=deleted)
+    found = queries.checkpoints(session, wanted, after=after, limit=limit)
     return Slice(views_of(session, found.items), found.end)
 
 
@@ -84,12 +102,49 @@ def get_checkpoint(session: Session, checkpoint_id: UUID) -> CheckpointView:
     return views_of(session, [require_checkpoint(session, checkpoint_id)])[0]
 
 
+def existing(session: Session, checkpoint_ids: Sequence[UUID]) -> list[CheckpointView]:
+    """Those of the checkpoints that are there and not deleted, in the order asked for."""
+    found = queries.existing_checkpoints(session, checkpoint_ids)
+    return views_of(session, [found[id] for id in dict.fromkeys(checkpoint_ids) if id in found])
+
+
 def require_checkpoint(session: Session, checkpoint_id: UUID) -> Checkpoint:
-    """Raises NotFoundError."""
+    """Raises NotFoundError, also for one that is in the bin."""
     row = session.get(Checkpoint, checkpoint_id)
     if row is None:
         raise NotFoundError(f"There is no checkpoint {checkpoint_id}; GET /api/v1/checkpoints lists them.")
+    if row.deleted_at is not None:
+        raise NotFoundError(
+            f"The checkpoint {row.name!r} was deleted on {row.deleted_at:%Y-%m-%d} and is in the bin; restore it there "
+            f"(the page /storage, or POST /api/v1/checkpoints/{checkpoint_id}/restore)."
+        )
     return row
+
+
+def mark_checkpoint(
+    session: Session, who: Principal, checkpoint_id: UUID, marks: Marks, now: datetime
+) -> CheckpointView:
+    """Star, tag or note a checkpoint; marks are everybody's.
+
+    Raises:
+        NotFoundError: there is no such checkpoint.
+    """
+    row = require_checkpoint(session, checkpoint_id)
+    changes = marks.model_dump(exclude_none=True)
+    for name, value in changes.items():
+        setattr(row, name, value)
+    session.flush()
+    audit.record(session, who.user_id, "checkpoint.mark", row.id, now, changed=", ".join(changes))
+    return views_of(session, [row])[0]
+
+
+def files_size(blobs: BlobStore, manifest_sha256: str) -> int:
+    """Bytes of a stored checkpoint's files.
+
+    Raises:
+        NotFoundError, CorruptDataError: the manifest or a file of it is not there.
+    """
+    return sum(blobs.size(digest) for digest in checkpoint_store.manifest_files(blobs, manifest_sha256).values())
 
 
 def views_of(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
@@ -209,7 +264,11 @@ def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> Checkp
         diversity=row.diversity,
         kl_nats=row.kl_nats,
         tags=row.tags,
+        starred=row.starred,
+        note=row.note,
         n_samples=row.n_samples,
+        n_bytes=row.n_bytes,
         source=row.source,
+        deleted_at=row.deleted_at,
         links={"self": path, "lineage": f"{path}/lineage", "download": f"{path}/download"},
     )

@@ -11,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
-from app.db.models import Sample
+from app.db.models import Sample, SampleMark
 from app.db.queries import gallery as queries
-from app.db.queries.keyset import Position, Slice
+from app.db.queries.gallery import SampleFilter
+from app.db.queries.keyset import Position, Slice, ValuePosition
 from app.domain.errors import CorruptDataError, NotFoundError
+from app.domain.marks import Marks
 from app.services import lineage
 from app.services.checkpoints import require_checkpoint
 from app.services.lineage import CheckpointRef
@@ -47,6 +49,9 @@ class SampleView(BaseModel):
     """Hash of the stored PNG."""
     rewards: dict[str, float] = Field(examples=[{"jpeg_compressibility": -3.21}])
     """What was computed for it so far, by reward name; a learned one is `preference:<reward model's id>`."""
+    starred: bool
+    tags: list[str]
+    note: str
     created_at: datetime
     links: SampleLinks
 
@@ -63,18 +68,59 @@ def list_samples(
     *,
     checkpoint_id: UUID | None = None,
     seed: int | None = None,
+    tag: str | None = None,
+    starred: bool = False,
     after: Position | None = None,
     limit: int = 50,
 ) -> Slice[SampleView]:
-    """Newest first.
+    """Newest first, without those of deleted checkpoints.
 
     Raises:
         NotFoundError: there is no such checkpoint.
     """
     if checkpoint_id is not None:
         require_checkpoint(session, checkpoint_id)
-    found = queries.samples(session, checkpoint_id=checkpoint_id, seed=seed, after=after, limit=limit)
+    wanted = SampleFilter(checkpoint_id=checkpoint_id, seed=seed, tag=tag, starred=starred)
+    found = queries.samples(session, wanted, after=after, limit=limit)
     return Slice(views_of(session, found.items), found.end)
+
+
+def list_by_reward(
+    session: Session,
+    wanted: SampleFilter,
+    reward: str,
+    *,
+    highest: bool,
+    after: ValuePosition | None = None,
+    limit: int = 50,
+) -> Slice[SampleView, ValuePosition]:
+    """Those whose reward of this name is known, the highest or the lowest first.
+
+    Raises:
+        NotFoundError: there is no such checkpoint.
+    """
+    if wanted.checkpoint_id is not None:
+        require_checkpoint(session, wanted.checkpoint_id)
+    found = queries.samples_by_reward(session, wanted, reward, highest=highest, after=after, limit=limit)
+    return Slice(views_of(session, found.items), found.end)
+
+
+def mark_sample(session: Session, sample_id: UUID, marks: Marks, now: datetime) -> SampleView:
+    """Star, tag or note a sample; marks are everybody's.
+
+    Raises:
+        NotFoundError: there is no such sample.
+    """
+    row = require_sample(session, sample_id)
+    mark = session.get(SampleMark, sample_id)
+    if mark is None:
+        mark = SampleMark(sample_id=sample_id, starred=False, note="", tags=[], updated_at=now)
+        session.add(mark)
+    for name, value in marks.model_dump(exclude_none=True).items():
+        setattr(mark, name, value)
+    mark.updated_at = now
+    session.flush()
+    return views_of(session, [row])[0]
 
 
 def get_sample(session: Session, sample_id: UUID) -> SampleView:
@@ -117,8 +163,9 @@ def transitions(session: Session, sample_id: UUID) -> list[Transition]:
 
 
 def views_of(session: Session, rows: Sequence[Sample]) -> list[SampleView]:
-    rewards = queries.sample_rewards(session, [row.id for row in rows])
-    return [_view(row, rewards) for row in rows]
+    ids = [row.id for row in rows]
+    rewards, marks = queries.sample_rewards(session, ids), queries.sample_marks(session, ids)
+    return [_view(row, rewards, marks.get(row.id)) for row in rows]
 
 
 def image_bytes(blobs: BlobStore, sha256: str, *, format: ImageFormat, size: int | None) -> bytes:
@@ -166,7 +213,7 @@ def require_image(session: Session, sha256: str) -> None:
         raise NotFoundError("There is no image of this hash.")
 
 
-def _view(row: Sample, rewards: Mapping[UUID, dict[str, float]]) -> SampleView:
+def _view(row: Sample, rewards: Mapping[UUID, dict[str, float]], mark: SampleMark | None) -> SampleView:
     path = f"/api/v1/samples/{row.id}"
     return SampleView(
         id=row.id,
@@ -179,6 +226,9 @@ def _view(row: Sample, rewards: Mapping[UUID, dict[str, float]]) -> SampleView:
         height=row.height,
         sha256=row.sha256,
         rewards=rewards.get(row.id, {}),
+        starred=mark.starred if mark else False,
+        tags=mark.tags if mark else [],
+        note=mark.note if mark else "",
         created_at=row.created_at,
         links=SampleLinks(
             image=f"{path}/image",

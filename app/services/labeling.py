@@ -44,7 +44,7 @@ class Progress:
 
 
 def get_campaign_for(session: Session, campaign_id: UUID, rater: Principal) -> Campaign:
-    """The campaign, if this person may rate in it: a member, anyone where it is open, and operators.
+    """The campaign, if this person may rate in it: a member, anyone but guests where it is open, and operators.
 
     Raises:
         NotFoundError: there is no such campaign, or it is not this rater's; which of the two is not told.
@@ -52,7 +52,7 @@ def get_campaign_for(session: Session, campaign_id: UUID, rater: Principal) -> C
     campaign = campaign_queries.get_campaign(session, campaign_id)
     if campaign is None or not (
         rater.role.covers(Role.OPERATOR)
-        or campaign.open
+        or (campaign.open and not rater.guest)
         or campaign_queries.is_member(session, campaign_id, rater.user_id)
     ):
         raise NotFoundError("There is no such campaign, or you do not belong to it; ask its operator to add you.")
@@ -189,7 +189,12 @@ def comparison_image(
     if lease.rater_id != viewer.user_id and not viewer.role.covers(Role.OPERATOR):
         raise _foreign_lease()
     sample_id = lease.left_sample_id if side == "left" else lease.right_sample_id
-    with Image.open(io.BytesIO(blobs.get(queries.sample_sha256(session, sample_id)))) as stored:
+    return pixels_of(blobs, queries.sample_sha256(session, sample_id))
+
+
+def pixels_of(blobs: BlobStore, sha256: str) -> bytes:
+    """A stored image as a PNG without its metadata, which may tell where it comes from."""
+    with Image.open(io.BytesIO(blobs.get(sha256))) as stored:
         pixels = Image.frombytes("RGB", stored.size, stored.convert("RGB").tobytes())
     encoded = io.BytesIO()
     pixels.save(encoded, "PNG")

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 from uuid import UUID
 
 from anyio import CancelScope
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Response
 from fastapi.security import HTTPBearer
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
@@ -116,10 +116,33 @@ def require_same_origin(request: Request) -> None:
         raise ForbiddenError("This request came from another site; open Tastemaker itself and try again.")
 
 
-def _principal(found: Annotated[Principal | None, Depends(optional_principal)]) -> Principal:
+def _rater(found: Annotated[Principal | None, Depends(optional_principal)]) -> Principal:
     if found is None:
         raise NotAuthenticatedError("Sign in, or send an API token: Authorization: Bearer <token>.")
     return found
+
+
+def set_session_cookie(response: Response, settings: Settings, secret: str) -> None:
+    """Sign this browser in."""
+    response.set_cookie(
+        SESSION_COOKIE,
+        secret,
+        max_age=settings.session_hours * 3600,
+        httponly=True,
+        samesite="lax",
+        secure=(settings.base_url or "").startswith("https://"),
+    )
+
+
+def external_url(request: Request, settings: Settings, path: str) -> str:
+    """A path as an address for other people: under `base_url` where that is set."""
+    return (settings.base_url or str(request.base_url)).rstrip("/") + path
+
+
+def _principal(rater: Annotated[Principal, Depends(_rater)]) -> Principal:
+    if rater.guest:
+        raise ForbiddenError("You came by an invitation, which opens the rating page and nothing else.")
+    return rater
 
 
 def _operator(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
@@ -154,5 +177,7 @@ WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
 
 MaybePrincipal = Annotated[Principal | None, Depends(optional_principal)]
 CurrentPrincipal = Annotated[Principal, Depends(_principal)]
+CurrentRater = Annotated[Principal, Depends(_rater)]
+"""Whoever is signed in, guests included: for what rating takes, and nothing else."""
 CurrentOperator = Annotated[Principal, Depends(_operator)]
 CurrentAdmin = Annotated[Principal, Depends(_admin)]

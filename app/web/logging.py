@@ -19,6 +19,12 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
+def loggable_path(scope: Scope) -> str:
+    """The path, without the code of an invitation: whoever reads the log must not come in by it."""
+    path: str = scope["path"]
+    return "/i/…" if path.startswith("/i/") else path
+
+
 def install_request_logging(app: FastAPI) -> None:
     app.add_middleware(_RequestLog)
 
@@ -51,14 +57,15 @@ class _RequestLog:
         finally:
             if scope["path"] not in _QUIET or status >= 400:
                 client = scope.get("client")
+                path = loggable_path(scope)
                 logger.info(
                     "%s %s %d",
                     scope["method"],
-                    scope["path"],
+                    path,
                     status,
                     extra={
                         "method": scope["method"],
-                        "path": scope["path"],
+                        "path": path,
                         "route": route_of(scope),
                         "status": status,
                         "milliseconds": round(1000 * (time.perf_counter() - began), 1),

@@ -7,7 +7,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
 from app.domain.specs import SPEC_OF_KIND
-from app.web.api.problems import Problem
+from app.web.api.problems import Problem, problems
 from app.web.idempotency import HEADER
 
 _IDEMPOTENCY_KEY = {
@@ -43,4 +43,7 @@ def _describe(app: FastAPI) -> dict[str, Any]:
     for methods in document["paths"].values():
         if "post" in methods:
             methods["post"].setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+        for operation in methods.values():
+            if "requestBody" in operation:  # FastAPI's answer to a body that is not text
+                operation["responses"] |= {str(status): answer for status, answer in problems(400).items()}
     return document

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import math
 from datetime import datetime
 from typing import Annotated, Generic, Self, TypeVar
 from uuid import UUID
@@ -9,7 +10,7 @@ from uuid import UUID
 from fastapi import Depends, Query
 from pydantic import BaseModel
 
-from app.db.queries.keyset import Position, Slice
+from app.db.queries.keyset import Position, Slice, ValuePosition
 from app.domain.errors import InvalidSpecError
 
 T = TypeVar("T")
@@ -23,12 +24,14 @@ class Page(BaseModel, Generic[T]):
     next_cursor: str | None
 
     @classmethod
-    def of(cls, found: Slice[T]) -> Self:
+    def of(cls, found: Slice[T, Position] | Slice[T, ValuePosition]) -> Self:
         return cls(items=found.items, next_cursor=next_cursor_of(found))
 
 
-def next_cursor_of(found: Slice[T]) -> str | None:
+def next_cursor_of(found: Slice[T, Position] | Slice[T, ValuePosition]) -> str | None:
     """The cursor of the page after this one; None on the last."""
+    if isinstance(found.end, ValuePosition):
+        return encode_value_cursor(*found.end)
     return None if found.end is None else encode_cursor(*found.end)
 
 
@@ -56,8 +59,31 @@ def decode_cursor(cursor: str | None) -> Position | None:
         raise InvalidSpecError(message, [{"field": "cursor", "message": message}]) from error
 
 
+def clean(text: str | None) -> str | None:
+    """What somebody looks for, without the zero bytes that PostgreSQL cannot hold; None where nothing is left."""
+    return (text or "").replace("\x00", "").strip() or None
+
+
 def _position(cursor: Cursor = None) -> Position | None:
     return decode_cursor(cursor)
+
+
+def encode_value_cursor(value: float, id: UUID) -> str:
+    return base64.urlsafe_b64encode(f"value|{value!r}|{id}".encode()).decode().rstrip("=")
+
+
+def decode_value_cursor(cursor: str | None) -> ValuePosition | None:
+    """As `decode_cursor`, in a list that is ordered by a number."""
+    if cursor is None:
+        return None
+    try:
+        kind, value, id = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode().split("|")
+        if kind != "value" or not math.isfinite(float(value)):
+            raise ValueError("another list's cursor")
+        return ValuePosition(float(value), UUID(id))
+    except (ValueError, binascii.Error) as error:
+        message = "Not a cursor of this list; start again without one."
+        raise InvalidSpecError(message, [{"field": "cursor", "message": message}]) from error
 
 
 After = Annotated[Position | None, Depends(_position)]

@@ -1,4 +1,5 @@
-"""Refuses who calls too often: by token or session, by address, and sign-in attempts by address most strictly."""
+"""Refuses who calls too often: by token or session, by address, and failed sign-ins and guessed invitations by address
+most strictly."""
 
 import hashlib
 import math
@@ -44,7 +45,9 @@ class _RateLimitMiddleware:
         if wait > 0:
             await _refuse(request, wait, receive, send)
         elif _is_login(request):
-            await self._login_once(request, address, receive, send)
+            await self._guess_once(request, f"login:{address}", receive, send)
+        elif scope["path"].startswith("/i/"):
+            await self._guess_once(request, f"invitation:{address}", receive, send)
         else:
             await self._app(scope, receive, send)
 
@@ -55,9 +58,10 @@ class _RateLimitMiddleware:
             limits[f"token:{hashlib.sha256(secret.encode()).hexdigest()[:32]}"] = self._token
         return limits
 
-    async def _login_once(self, request: Request, address: str, receive: Receive, send: Send) -> None:
-        """Every attempt is charged before it is made, so that many at once gain nothing; a good one is given back."""
-        limits = {f"login:{address}": self._login}
+    async def _guess_once(self, request: Request, bucket: str, receive: Receive, send: Send) -> None:
+        """Every attempt is charged before it is made, so that many at once gain nothing; one that was no guess is given
+        back: a good one, an invitation that has ended, a form that was filled in wrongly."""
+        limits = {bucket: self._login}
         wait = await self._limiter.take(limits)
         if wait > 0:
             await _refuse(request, wait, receive, send)
@@ -71,7 +75,7 @@ class _RateLimitMiddleware:
             await send(message)
 
         await self._app(request.scope, receive, watch)
-        if status < 400:
+        if status < 400 or status in (410, 422):
             await self._limiter.take(limits, cost=-1.0)
 
 

@@ -74,6 +74,18 @@ def with_error(mean: float, sem: float | None) -> tuple[str, str]:
     return f"{mean:.{decimals}f}".replace("-", "−"), f"{sem:.{decimals}f}"
 
 
+def data_size(n_bytes: int | None) -> str:
+    """Bytes in the unit that fits, as disks count: `512 B`, `12.3 MB`; a dash for None."""
+    if n_bytes is None:
+        return "–"
+    size, unit = float(n_bytes), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            break
+        size /= 1000
+    return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
@@ -104,6 +116,7 @@ templates.env.filters |= {
     "ago": ago,
     "duration": duration,
     "figure": figure,
+    "data_size": data_size,
     "percent": percent,
     "with_error": with_error,
     "markdown": markdown,

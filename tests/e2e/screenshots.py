@@ -40,7 +40,22 @@ def pages_of_world(world: object) -> dict[str, str]:
         "checkpoints": "/checkpoints",
         "checkpoint": f"/checkpoints/{get('tuned')}",
         "checkpoint-base": f"/checkpoints/{get('base')}",
-        "compare": f"/compare?c={get('base')}&c={get('tuned')}",
+        "compare": f"/compare?c={get('base')}&c={get('tuned')}&sort=changed",
+        "compare-slider": f"/compare?c={get('base')}&c={get('tuned')}&mode=wipe&zoom=2&sort=reward",
+        "compare-blink": f"/compare?c={get('base')}&c={get('tuned')}&mode=blink&sort=disagree",
+        "compare-difference": f"/compare?c={get('base')}&c={get('tuned')}&c={get('early')}&mode=diff",
+        "compare-choose": "/compare",
+        "samples": "/samples",
+        "samples-by-reward": f"/samples?checkpoint={get('tuned')}&reward=preference:{get('reward_model')}",
+        "sample": f"/samples/{get('sample')}",
+        "storage": "/storage?preview=1&keep_last=1&keep_every=3&min_age_hours=0",
+        "lineage-checkpoint": f"/lineage/checkpoint/{get('tuned')}",
+        "lineage-reward-model": f"/lineage/reward_model/{get('reward_model')}",
+        "checkpoint-delete": f"/checkpoints/{get('early')}/delete",
+        "checkpoint-delete-blocked": f"/checkpoints/{get('base')}/delete",
+        "evaluation": f"/evaluation?c={get('tuned')}&c={get('early')}",
+        "dev-set": f"/jobs/{get('finished')}/dev-set?sort=difference&down=1",
+        "learning": f"/jobs/{get('finished')}/learning",
         "rewards": "/rewards",
         "reward-model": f"/reward-models/{get('reward_model')}",
         "analysis": "/analysis",
@@ -127,7 +142,9 @@ def main() -> None:
                         continue
                     page.goto(url + address, wait_until="load")
                     page.evaluate("() => document.querySelectorAll('img').forEach((image) => image.loading = 'eager')")
-                    page.wait_for_function("() => [...document.images].every((image) => image.complete)")
+                    page.wait_for_function(
+                        "() => [...document.images].every((image) => image.complete || image.loading === 'lazy')"
+                    )
                     page.wait_for_timeout(150)  # charts draw after their data has come
                     page.screenshot(
                         path=arguments.out / f"{name}-{size}-{theme}.png", full_page=not name.startswith("rate")

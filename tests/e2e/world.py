@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.adapters import checkpoint_store
 from app.adapters.blobs import BlobStore
 from app.db.models import (
     Campaign,
@@ -33,6 +34,7 @@ from app.db.models import (
     User,
 )
 from app.db.queries.samples import DrawnImage, Recipe, add_samples
+from app.domain.bundled import BUNDLED
 from app.domain.enums import (
     AnalysisKind,
     CampaignStatus,
@@ -65,6 +67,10 @@ class World:
     base: UUID
     tuned: UUID
     """The last epoch of the finetune that has ended."""
+    early: UUID
+    """An earlier epoch of it."""
+    sample: UUID
+    """A sample of `tuned` on a seed that all its line has drawn."""
     finished: UUID
     running: UUID
     failed: UUID
@@ -112,7 +118,7 @@ class _Builder:
             self._availability(name, can_run, why)
         base = self._checkpoint("critters-64", CheckpointKind.BASE, age=300, tags=["bundled"])
         drawn = self._samples(base, range(len(self.tiles)), epoch=0)
-        self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
+        self.base_eval = self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
         self._measure(base, 0.02, 0.11)
         campaign = self._campaign("First taste", "Which critter do you like better?", Strategy.UNIFORM, [base], age=240)
         self._votes(campaign, drawn, raters, n=168)
@@ -142,7 +148,8 @@ class _Builder:
         )  # fmt: skip
         self.session.flush()
         return World(
-            base=base.id, tuned=tuned.id, finished=finished.id, running=running.id, failed=failed.id,
+            base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
+            finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
             **analyses,
         )  # fmt: skip
@@ -164,17 +171,12 @@ class _Builder:
             for row in (base, tuned)
         )
 
-        optimised = f"preference:{run.spec['reward'][0]['reward_model_id']}"
         for place, row in enumerate([base, *epochs]):
             for sample in self.session.scalars(
                 select(Sample).where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
             ):
-                values = {"jpeg_compressibility": self.rng.gauss(-3.2 - 0.12 * place, 0.35)}
-                if row is base:
-                    values[optimised] = self.rng.gauss(0, 0.7)
-                self.session.add_all(
-                    SampleReward(sample_id=sample.id, name=name, value=value) for name, value in values.items()
-                )
+                value = self.rng.gauss(-3.2 - 0.12 * place, 0.35)
+                self.session.merge(SampleReward(sample_id=sample.id, name="jpeg_compressibility", value=value))
         self.session.flush()
 
         def job(kind: AnalysisKind, name: str, checkpoints: Sequence[Checkpoint], **more: Any) -> Job:
@@ -231,11 +233,15 @@ class _Builder:
         self, name: str, kind: CheckpointKind, *, age: float, parent: Checkpoint | None = None, job: Job | None = None,
         epoch: int | None = None, kl: float | None = None, diversity: float | None = None, tags: Sequence[str] = (),
     ) -> Checkpoint:  # fmt: skip
-        files = {"model_index.json": self.blobs.put(b'{"_class_name": "DDPMPipeline"}')}
+        if parent is None:
+            manifest = checkpoint_store.store_folder(self.blobs, BUNDLED["critters-64"])
+        else:
+            files = {"model_index.json": self.blobs.put(b'{"_class_name": "DDPMPipeline"}')}
+            manifest = self.blobs.put_json({"files": files})
         row = Checkpoint(
             name=name, kind=kind, parent_id=parent.id if parent else None, job_id=job.id if job else None, epoch=epoch,
             source="critters-64" if parent is None else "finetune", image_size=_EDGE, kl_nats=kl, diversity=diversity,
-            manifest_sha256=self.blobs.put_json({"files": files}), tags=list(tags), n_samples=0,
+            manifest_sha256=manifest, tags=list(tags), n_samples=0,
             created_at=self._ago(age),
         )  # fmt: skip
         self.session.add(row)
@@ -347,7 +353,11 @@ class _Builder:
         mean = 1.6 * (1 - math.exp(-epoch / 3)) + self.rng.gauss(0, 0.03)
         spread = 1.0 - 0.05 * epoch
         quantiles = [mean + spread * z for z in (-1.28, -0.67, 0.0, 0.67, 1.28)]
+        counts = [0] * 24
+        for _ in range(64):
+            counts[min(23, max(0, round(12 + 4 * self.rng.gauss(0, 1))))] += 1
         row: dict[str, object] = {
+            "reward_histogram": counts, "reward_min": mean - 3 * spread, "reward_max": mean + 3 * spread,
             "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
             "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
             "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,
@@ -364,6 +374,9 @@ class _Builder:
             "checkpoint_id": str(base.id), "preset": "critters-quick", "reward": reward,
         })  # fmt: skip
         self._measure(base, -0.04, 0.21, name)
+        self.session.add_all(
+            SampleReward(sample_id=sample.id, name=name, value=self.rng.gauss(-0.04, 0.8)) for sample in self.base_eval
+        )
         row = base
         for epoch in range(1, _EPOCHS + 1):
             self._epoch(job, epoch)
@@ -372,6 +385,9 @@ class _Builder:
                 epoch=epoch, kl=0.9 * epoch**1.5, diversity=11.5 - 0.3 * epoch,
             )  # fmt: skip
             samples = self._samples(row, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=epoch)
+            if epoch == 2:
+                self.early = row.id
+            self.sample = samples[3].id
             mean = 1.6 * (1 - math.exp(-epoch / 3))
             self._measure(row, mean, 0.18, name)
             self._measure(row, 0.02 + 0.03 * epoch, 0.1)

@@ -11,21 +11,26 @@ from jaxtyping import Float, UInt8
 from sqlalchemy.orm import Session
 
 from app.adapters.checkpoint_store import store_folder
+from app.config import Settings
 from app.db.models import Checkpoint
 from app.db.queries import checkpoints as queries
+from app.db.queries.jobs import Claim
 from app.db.queries.samples import Recipe
 from app.domain.enums import CheckpointKind, EventKind
 from app.domain.errors import JobError
 from app.domain.specs import FinetuneSpec
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import load_checkpoint, open_policy, put_images, record_samples
-from worker.jobs.resume import load_state, save_state, work_folder
+from worker.jobs.ranks import Seat, joined, seated
+from worker.jobs.resume import load_state, save_state, state_file, work_folder
 from worker.jobs.rewards import mean_and_error, record_evaluation, reward_of, rewards_by_key
 from worker.ml.ddpo import finetune
 from worker.ml.diversity import vendi_score
 from worker.ml.encoders import load_encoder
 from worker.ml.policy import Policy, save_policy
-from worker.ml.progress import Metric
+from worker.ml.progress import Metric, SilentMonitor
+
+_Diversity = Callable[[UInt8[np.ndarray, "n h w 3"]], float]
 
 
 def run(context: JobContext) -> Record:
@@ -35,18 +40,21 @@ def run(context: JobContext) -> Record:
     diversity = _vendi_score(context)
     recorder = _Recorder(context, spec, base, diversity)
     with work_folder(context) as folder:
-        outcome = finetune(
-            open_policy(context, base),
-            spec,
-            reward_of(context, spec.reward),
-            sink=recorder,
-            monitor=recorder,
-            workdir=folder,
-            device=context.device,
-            resume_from=load_state(context, folder),
-            holdout=rewards_by_key(context, spec.guard.holdout_rewards),
-            diversity=diversity,
-        )
+        policy, resume_from = open_policy(context, base), load_state(context, folder)
+        with joined(context, folder, module=__name__, function=run_rank.__name__) as ranks:
+            outcome = finetune(
+                policy,
+                spec,
+                reward_of(context, spec.reward),
+                sink=recorder,
+                monitor=recorder,
+                workdir=folder,
+                device=context.device,
+                resume_from=resume_from,
+                holdout=rewards_by_key(context, spec.guard.holdout_rewards),
+                diversity=diversity,
+                ranks=ranks,
+            )
 
     def record(session: Session) -> dict[str, Any]:
         best = queries.checkpoint_of_epoch(session, context.job.id, outcome.last_good_epoch)
@@ -61,13 +69,46 @@ def run(context: JobContext) -> Record:
     return record
 
 
-_Diversity = Callable[[UInt8[np.ndarray, "n h w 3"]], float]
+def run_rank(settings: Settings, claim: Claim, seat: Seat) -> None:
+    """The share of another rank than 0, in a process of its own; it stores nothing."""
+    with seated(settings, claim, seat) as context:
+        spec = FinetuneSpec.model_validate(context.job.spec)
+        base = load_checkpoint(context, spec.checkpoint_id)
+        state = state_file(seat.folder)
+        finetune(
+            open_policy(context, base),
+            spec,
+            reward_of(context, spec.reward),
+            sink=_NoSink(),
+            monitor=SilentMonitor(),
+            workdir=seat.folder,
+            device=context.device,
+            resume_from=state if state.exists() else None,
+            ranks=seat.join(),
+        )
 
 
 def _vendi_score(context: JobContext) -> _Diversity:
     """The effective number of different images, in the eyes of the configured encoder."""
     encoder = load_encoder(context.settings.encoder, device=context.device, weights_dir=context.settings.weights_dir)
     return lambda images: vendi_score(encoder.encode(images))
+
+
+class _NoSink:
+    """The run's sink on ranks other than 0, which is told nothing."""
+
+    def save_state(self, epoch: int, path: Path) -> None:
+        """Never called."""
+
+    def evaluated(
+        self,
+        epoch: int,
+        policy: Policy,
+        seeds: Sequence[int],
+        images: UInt8[np.ndarray, "n h w 3"],
+        rewards: Float[np.ndarray, " n"],
+    ) -> None:
+        """Never called."""
 
 
 class _Recorder:

@@ -34,6 +34,11 @@ def save_state(context: JobContext, path: Path) -> None:
     delete_state(context.database, context.blobs, old)
 
 
+def state_file(folder: Path) -> Path:
+    """Where `load_state` puts the state in a job's work folder."""
+    return folder / "resume"
+
+
 def load_state(context: JobContext, folder: Path) -> Path | None:
     """The state that an earlier attempt saved, as a file in `folder`; None where there is none.
 
@@ -43,7 +48,7 @@ def load_state(context: JobContext, folder: Path) -> Path | None:
     sha256 = context.job.resume_sha256
     if sha256 is None:
         return None
-    path = folder / "resume"
+    path = state_file(folder)
     try:
         context.blobs.download(sha256, path)
     except NotFoundError:

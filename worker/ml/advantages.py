@@ -1,5 +1,6 @@
 """From rewards to the advantages that weigh the gradient: rewards on the way, baselines, standardisation, clipping."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,13 +9,15 @@ from jaxtyping import Float
 
 from app.domain.enums import Baseline
 
-Table = Float[np.ndarray, "n s"]
+Table = Float[np.ndarray, "n s ..."]
+"""One number a transition, or one for each tile of the image it was drawn in."""
+
 _EMA_DECAY = 0.9
 _SMALLEST_STD = 1e-8
 
 
-def rewards_to_go(rewards: Float[np.ndarray, " n"], potential: Table | None, *, steps: int) -> Table:
-    """The return that follows every step.
+def rewards_to_go(rewards: Float[np.ndarray, "n ..."], potential: Table | None, *, steps: int) -> Table:
+    """The return that follows every step; rewards by tile give returns by tile.
 
     Without a potential it is the final reward. With one (the reward of x_0_pred at x_t), every transition earns
     potential(next) - potential(here) and the sum telescopes to reward - potential(here): potential-based shaping
@@ -34,11 +37,22 @@ class BaselineState:
         return {"ema": self.ema}
 
 
+def mirror_steps(
+    returns: Table, rewards: Float[np.ndarray, "n ..."], mirrored: Mapping[int, Float[np.ndarray, "n ..."]]
+) -> Table:
+    """`returns` with half the difference to the mirrored trajectories' rewards at the steps that `mirrored` has."""
+    table = returns.copy()
+    for step, values in mirrored.items():
+        table[:, step] = (rewards - values) / 2
+    return table
+
+
 def subtract_baseline(
     returns: Table, baseline: Baseline, *, state: BaselineState, weights: Table, value: Table | None = None
 ) -> Table:
     """`returns` minus the chosen baseline. No baseline sees the sample it is subtracted from, except MEAN, whose
-    shrinkage by (n - 1) / n leaves the direction of the expected gradient alone.
+    shrinkage by (n - 1) / n leaves the direction of the expected gradient alone. Columns (steps, or steps by tile) are
+    treated apart.
 
     Args:
         weights: squared norm of the score of every transition, which the variance-optimal constants are weighted by
@@ -65,11 +79,17 @@ def subtract_baseline(
     return np.asarray(returns - known)
 
 
-def standardise(advantages: Table, *, clip: float) -> Table:
+def standardise(advantages: Table, *, clip: float, per_step: bool = False) -> Table:
     """Divide by the standard deviation over the whole epoch, then clip to +/- clip. All zero where nothing differs.
 
     Only the scale is changed: what is subtracted is the baseline's business.
+
+    Args:
+        per_step: every step by its own standard deviation, where the steps' advantages differ in size.
     """
+    if per_step:
+        steps = range(advantages.shape[1])
+        return np.concatenate([standardise(advantages[:, [step]], clip=clip) for step in steps], axis=1)
     scale = float(advantages.std())
     if scale < _SMALLEST_STD:
         return np.zeros_like(advantages)

@@ -4,8 +4,9 @@
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -41,21 +42,32 @@ class Schedule:
 
 
 def make_schedule(
-    scheduler_config: Mapping[str, Any], *, steps: int, eta: float, window: tuple[int, int] | None = None
+    scheduler_config: Mapping[str, Any],
+    *,
+    steps: int | Sequence[int],
+    eta: float,
+    window: tuple[int, int] | None = None,
 ) -> Schedule:
     """The schedule of `steps` out of the model's T timesteps, spaced as the model's config says ("leading" by default).
 
     Args:
+        steps: how many, or any subsequence of the timesteps themselves, noisiest first.
         window: (start, length) of the step indices that are stochastic (MixGRPO, arXiv:2507.21802); the others run
             with eta = 0. None gives every step `eta`.
 
     Raises:
-        JobError: more steps than the model has, or a scheduler feature that has no exact transition density.
+        JobError: more steps than the model has, no subsequence of its timesteps, or a scheduler feature that has no
+            exact transition density.
     """
     config = dict(scheduler_config)
     total = int(config.get("num_train_timesteps", 1000))
-    if not 1 <= steps <= total:
-        raise JobError(f"steps is {steps}, but this model has {total} timesteps; choose steps between 1 and {total}.")
+    if isinstance(steps, int):
+        if not 1 <= steps <= total:
+            raise JobError(
+                f"steps is {steps}, but this model has {total} timesteps; choose steps between 1 and {total}."
+            )
+    else:
+        _check_subsequence(steps, total)
     if config.get("thresholding"):
         raise JobError("This model's scheduler uses dynamic thresholding, which is not supported; use clip_sample.")
     prediction_type = str(config.get("prediction_type", "epsilon"))
@@ -63,12 +75,15 @@ def make_schedule(
         raise JobError(f"prediction_type {prediction_type!r} is unknown; use epsilon, sample or v_prediction.")
 
     scheduler = DDIMScheduler.from_config(config)
-    scheduler.set_timesteps(steps)
-    timesteps = scheduler.timesteps.long()
+    if isinstance(steps, int):
+        scheduler.set_timesteps(steps)
+        timesteps = scheduler.timesteps.long()
+    else:
+        timesteps = torch.tensor(steps, dtype=torch.long)
     table = scheduler.alphas_cumprod.double()
     alpha_bar = table[timesteps]
     alpha_bar_prev = torch.cat([alpha_bar[1:], scheduler.final_alpha_cumprod.double().reshape(1)])
-    etas = torch.full((steps,), eta, dtype=torch.float64)
+    etas = torch.full((len(timesteps),), eta, dtype=torch.float64)
     if window is not None:
         start, length = window
         etas[:start] = 0.0
@@ -81,6 +96,16 @@ def make_schedule(
         prediction_type=prediction_type,
         clip_range=float(config.get("clip_sample_range", 1.0)) if config.get("clip_sample", True) else None,
     )
+
+
+def _check_subsequence(timesteps: Sequence[int], total: int) -> None:
+    if len(timesteps) == 0:
+        raise JobError("There are no timesteps to run; give at least one, noisiest first.")
+    falling = all(later < earlier for earlier, later in pairwise(timesteps))
+    if not falling or not 0 <= timesteps[-1] <= timesteps[0] < total:
+        raise JobError(
+            f"Timesteps must fall strictly and lie between 0 and {total - 1}, which {list(timesteps)} do not."
+        )
 
 
 def ddim_sigma(
@@ -150,6 +175,32 @@ def log_prob(
     residual = (x_prev - mean) / _column(schedule.sigma, steps, mean)
     squares = residual.square().flatten(1).sum(1, dtype=torch.float64)
     return -0.5 * squares - dimensions * (sigma.log() + 0.5 * math.log(2 * math.pi))
+
+
+def tile_log_prob(
+    schedule: Schedule,
+    steps: Int[Tensor, " b"],
+    x_prev: Float[Tensor, "b c h w"],
+    mean: Float[Tensor, "b c h w"],
+    grid: tuple[int, int],
+) -> Float[Tensor, "b rows columns"]:
+    r"""`log_prob` tile by tile: the pixels of a Gaussian transition are independent, so their sum is the image's.
+
+    Args:
+        grid: (rows, columns) of equal tiles.
+
+    Raises:
+        JobError: a step with sigma = 0 is among `steps`, as for `log_prob`.
+    """
+    sigma = schedule.sigma.to(mean.device)[steps]
+    if bool((sigma <= 0).any()):
+        raise JobError("A transition with sigma = 0 has no log-density; exclude deterministic steps from training.")
+    (b, channels, height, width), (rows, columns) = mean.shape, grid
+    residual = (x_prev - mean) / _column(schedule.sigma, steps, mean)
+    tiles = residual.square().reshape(b, channels, rows, height // rows, columns, width // columns)
+    dimensions = mean[0].numel() // (rows * columns)
+    constant = dimensions * (sigma.log() + 0.5 * math.log(2 * math.pi))
+    return -0.5 * tiles.sum((1, 3, 5), dtype=torch.float64) - constant[:, None, None]
 
 
 def score_slope(schedule: Schedule) -> Float[Tensor, " s"]:

@@ -19,9 +19,13 @@ from worker.ml.lr import lr_at
 from worker.ml.memory import explain_out_of_memory
 from worker.ml.noise import generator
 from worker.ml.policy import Policy
+from worker.ml.ranks import Alone, Ranks
 from worker.ml.rollout import Trajectories, autocast
 
-_RATIO_TOLERANCE = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
+RATIO_TOLERANCE = {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
+"""How far from 1 the ratio (per dimension) may be before an epoch's first update. Rollout and update run the same
+network on the same fp32 states, so on a CPU the two agree to the bit in bf16 too; bf16's is for devices whose kernels
+round otherwise at another batch size. It catches dropout and changed weights, not a mix of precisions (2.4e-3)."""
 _SHUFFLE_STREAM = 1 << 62  # keeps the shuffle's random streams apart from those of samples
 
 
@@ -42,10 +46,11 @@ class UpdateReport:
 class Learner:
     """AdamW on the policy's weights (or its adapters), with clipping, a schedule and an EMA.
 
-    `policy` is trained in place; `reference` is the frozen policy that the KL is measured to.
+    `policy` is trained in place; `reference` is the frozen policy that the KL is measured to. With several `ranks`,
+    each runs the transitions of its own trajectories and all take the same step.
     """
 
-    def __init__(self, policy: Policy, reference: Policy, spec: FinetuneSpec) -> None:
+    def __init__(self, policy: Policy, reference: Policy, spec: FinetuneSpec, ranks: Ranks | None = None) -> None:
         self.policy = policy
         self.reference = reference
         self.parameters = {name: p for name, p in policy.unet.named_parameters() if p.requires_grad}
@@ -58,6 +63,7 @@ class Learner:
             fused=True,
         )
         self._spec = spec
+        self._ranks = ranks or Alone()
         self._updates_per_epoch = spec.updates_per_epoch * spec.inner_epochs
 
     def transitions_per_epoch(self, trainable: int) -> int:
@@ -68,12 +74,15 @@ class Learner:
         self,
         epoch: int,
         trajectories: Trajectories,
-        advantages: Float[Tensor, "n s"],
+        advantages: Float[Tensor, "n s ..."],
         schedule: Schedule,
         *,
         between_batches: Callable[[int], None],
     ) -> UpdateReport:
         """Run one epoch's updates. All randomness follows from (spec.seed, epoch, inner epoch).
+
+        Args:
+            trajectories: this rank's; so are `advantages`.
 
         Raises:
             JobError: the ratio is not 1 before the first update, or the loss is not finite.
@@ -85,15 +94,18 @@ class Learner:
             rows, steps = self._shuffled(epoch, inner, schedule.trainable)
             for chunk in np.array_split(np.arange(len(rows)), min(self._spec.updates_per_epoch, len(rows))):
                 self.optimizer.zero_grad(set_to_none=True)
-                for start in range(0, len(chunk), self._spec.batch_size):
-                    batch = chunk[start : start + self._spec.batch_size]
+                mine = chunk[rows[chunk] % self._ranks.count == self._ranks.index]
+                for start in range(0, len(mine), self._spec.batch_size):
+                    batch = mine[start : start + self._spec.batch_size]
                     first = not norms and start == 0
                     with explain_out_of_memory(len(batch)):
+                        here = rows[batch] // self._ranks.count
                         self._accumulate(
-                            trajectories, advantages, schedule, rows[batch], steps[batch], len(chunk), tally, first
+                            trajectories, advantages, schedule, here, steps[batch], len(chunk), tally, first
                         )
                     between_batches(len(batch))
                 norms.append(self._step(done + len(norms)))
+        tally.add_up(self._ranks)
         return tally.report(schedule, norm=float(np.mean(norms)), lr=self.optimizer.param_groups[0]["lr"])
 
     @contextmanager
@@ -124,7 +136,7 @@ class Learner:
     def _accumulate(
         self,
         trajectories: Trajectories,
-        advantages: Float[Tensor, "n s"],
+        advantages: Float[Tensor, "n s ..."],
         schedule: Schedule,
         rows: np.ndarray,
         steps: np.ndarray,
@@ -141,14 +153,8 @@ class Learner:
             output = self.policy.predict(x_t, timesteps)
         output.retain_grad()
         mean = ddim.transition_mean(schedule, step, *ddim.predict(schedule, step, x_t, output))
-        log_prob = ddim.log_prob(schedule, step, trajectories.x[row, step + 1], mean)
-        old, advantage, dimensions = trajectories.log_prob[row, step], advantages[row, step], x_t[0].numel()
-        if self._spec.objective is Objective.IS:
-            result = objectives.importance_sampling(
-                log_prob, old, advantage, dimensions=dimensions, clip_nats=self._spec.clip_nats
-            )
-        else:
-            result = objectives.score_function(log_prob, old, advantage, dimensions=dimensions)
+        x_prev, advantage, dimensions = trajectories.x[row, step + 1], advantages[row, step], x_t[0].numel()
+        result = self._objective(trajectories, schedule, row, step, x_prev, mean, advantage)
         if first:
             self._require_ratio_one(result.log_ratio / dimensions)
         loss = result.loss
@@ -166,9 +172,30 @@ class Learner:
         grad_norms = output.grad.flatten(1).norm(dim=1) * transitions_in_update
         tally.add(steps, result, grad_norms, dimensions)
 
+    def _objective(
+        self,
+        trajectories: Trajectories,
+        schedule: Schedule,
+        row: Tensor,
+        step: Tensor,
+        x_prev: Float[Tensor, "b c h w"],
+        mean: Float[Tensor, "b c h w"],
+        advantage: Float[Tensor, "b ..."],
+    ) -> objectives.PolicyLoss:
+        """The spec's objective, of whole images or, where the advantages say so, tile by tile."""
+        is_ppo, dimensions = self._spec.objective is Objective.IS, mean[0].numel()
+        objective = objectives.importance_sampling if is_ppo else objectives.score_function
+        clip = {"clip_nats": self._spec.clip_nats} if is_ppo else {}
+        if trajectories.tile_log_prob is None:
+            log_prob, old = ddim.log_prob(schedule, step, x_prev, mean), trajectories.log_prob[row, step]
+            return objective(log_prob, old, advantage, dimensions=dimensions, **clip)
+        log_prob = ddim.tile_log_prob(schedule, step, x_prev, mean, (advantage.shape[1], advantage.shape[2]))
+        old = trajectories.tile_log_prob[row, step]
+        return objectives.over_tiles(objective, log_prob, old, advantage, dimensions=dimensions, **clip)
+
     def _require_ratio_one(self, log_ratio_per_dimension: Float[Tensor, " b"]) -> None:
         deviation = float(torch.expm1(log_ratio_per_dimension).abs().max())
-        tolerance = _RATIO_TOLERANCE[self._spec.precision]
+        tolerance = RATIO_TOLERANCE[self._spec.precision]
         if not deviation < tolerance:
             raise JobError(
                 f"Before the first update of an epoch the ratio must be 1, but it is off by {deviation:.1e} (allowed: "
@@ -177,7 +204,12 @@ class Learner:
             )
 
     def _step(self, update: int) -> float:
-        """One optimiser update; returns the gradient norm before clipping."""
+        """One optimiser update from all ranks' gradients; returns the gradient norm before clipping."""
+        if self._ranks.count > 1:
+            for parameter in self.parameters.values():
+                if parameter.grad is None:  # none of this update's transitions were this rank's
+                    parameter.grad = torch.zeros_like(parameter)
+            self._ranks.add_up([parameter.grad for parameter in self.parameters.values() if parameter.grad is not None])
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self._spec.max_grad_norm))
         if not math.isfinite(norm):
             raise JobError("The gradient is not finite; lower lr.peak or train in fp32.")
@@ -213,6 +245,12 @@ class _Tally:
         np.add.at(self._count, steps, 1.0)
         deviation = float(torch.expm1(result.log_ratio / dimensions).abs().max())
         self._ratio_max_dev = max(self._ratio_max_dev, deviation)
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Make every rank's sums those of all."""
+        for total in (self._count, self._clipped, self._log_ratio, self._grad_norm, self._approx_kl):
+            total[:] = np.sum(ranks.everyone(total), axis=0)
+        self._ratio_max_dev = max(ranks.everyone(self._ratio_max_dev))
 
     def report(self, schedule: Schedule, *, norm: float, lr: float) -> UpdateReport:
         count = max(1.0, float(self._count.sum()))

@@ -5,6 +5,7 @@ gradient-norm clip means the same at every image size; the ratio that IS uses is
 exp(log_ratio / D), which is what the DDPO authors' code does by averaging the log-density over pixels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +49,33 @@ def importance_sampling(
     loss = torch.maximum(-advantage * ratio, -advantage * clipped_ratio)
     cut = torch.where(advantage > 0, log_ratio > clip_nats, log_ratio < -clip_nats) & (advantage != 0)
     return PolicyLoss(loss, log_ratio.detach(), cut)
+
+
+def over_tiles(
+    objective: Callable[..., PolicyLoss],
+    log_prob: Float[Tensor, "b rows columns"],
+    log_prob_old: Float[Tensor, "b rows columns"],
+    advantage: Float[Tensor, "b rows columns"],
+    *,
+    dimensions: int,
+    clip_nats: float | None = None,
+) -> PolicyLoss:
+    """One of the objectives above with an advantage for every tile of the image: spatial credit assignment.
+
+    A transition's density is the product of its tiles', so every tile is weighed by what was earned there alone. At
+    theta_old, equal advantages give the gradient of the whole image's objective. A tile gets its share of the clip;
+    `clipped` says whether any tile was cut.
+    """
+    tiles = log_prob[0].numel()
+    clip = {} if clip_nats is None else {"clip_nats": clip_nats / tiles}
+    each = objective(
+        log_prob.flatten(), log_prob_old.flatten(), advantage.flatten(), dimensions=dimensions // tiles, **clip
+    )
+    return PolicyLoss(
+        each.loss.reshape(-1, tiles).mean(1),
+        each.log_ratio.reshape(-1, tiles).sum(1),
+        each.clipped.reshape(-1, tiles).any(1),
+    )
 
 
 def approx_kl(log_ratio: Float[Tensor, " b"], *, cap: float = 20.0) -> Float[Tensor, " b"]:

@@ -43,8 +43,9 @@ class Trajectories:
     seeds: Sequence[int]
     x: Float[Tensor, "n s+1 c h w"]
     log_prob: Float[Tensor, "n s"]  # float64; NaN where sigma = 0
-    kl: Float[Tensor, " k"]  # nats to the reference over the whole trajectory, of the first k samples
+    kl: Float[Tensor, "k s"]  # nats to the reference at every step, of the first k samples; 0 where sigma = 0
     x_0_images: UInt8[np.ndarray, "n s h w 3"] | None  # decoded x_0_pred, where asked for
+    tile_log_prob: Float[Tensor, "n s rows columns"] | None = None  # log_prob by tile, where asked for
 
     @property
     def images(self) -> Images:
@@ -67,7 +68,7 @@ def draw_samples(
     policy: Policy,
     seeds: Sequence[int],
     *,
-    steps: int,
+    steps: int | Sequence[int],
     eta: float,
     monitor: Monitor,
     batch_size: int = 16,
@@ -78,6 +79,7 @@ def draw_samples(
     """Draw one image a seed with DDIM (`eta` 0) to DDPM (`eta` 1, Algorithm 2 when `steps` = T).
 
     Args:
+        steps: how many, or the timesteps themselves, noisiest first.
         fraction: the share of the whole job that this call covers, for progress.
         on_batch: called with the seeds and images of every finished batch.
 
@@ -94,7 +96,7 @@ def draw_samples(
         batch = seeds[first : first + batch_size]
         with torch.no_grad(), explain_out_of_memory(len(batch)):
             x = noise_of_step(batch, START, policy.image_shape, device=policy.device)
-            for step in range(steps):
+            for step in range(len(schedule)):
                 x = _step(policy, schedule, batch, step, x, guidance=guidance).x_prev
         images = decode(x)
         drawn.append(images)
@@ -115,23 +117,27 @@ def collect(
     batch_size: int,
     precision: Precision = Precision.FP32,
     reference: Policy | None = None,
+    kl_samples: int = KL_SAMPLES,
     keep_x_0_images: bool = False,
+    grid: tuple[int, int] | None = None,
     between_batches: Callable[[int], None] = lambda evaluations: None,
 ) -> Trajectories:
     """Roll the policy out for every seed and keep what an update needs.
 
     Args:
-        reference: the frozen policy to measure the KL of the first `KL_SAMPLES` trajectories to.
+        reference: the frozen policy to measure the KL of the first `kl_samples` trajectories to.
         keep_x_0_images: also decode x_0_pred at every step, for rewards on the way.
+        grid: (rows, columns) of the tiles whose log-densities are kept as well, for spatial credit.
         between_batches: called after every batch with the network evaluations it took; may raise to stop.
     """
     steps = len(schedule)
     shape = (len(seeds), steps + 1, *policy.image_shape)
     x_all = torch.empty(shape, device=policy.device)
     log_probs = torch.full((len(seeds), steps), torch.nan, dtype=torch.float64, device=policy.device)
+    tile_log_probs = None if grid is None else log_probs.new_full((*log_probs.shape, *grid), torch.nan)
     size = policy.image_size
     x_0_images = np.empty((len(seeds), steps, size, size, 3), np.uint8) if keep_x_0_images else None
-    kl = torch.zeros(min(KL_SAMPLES, len(seeds)) if reference is not None else 0, dtype=torch.float64)
+    kl = torch.zeros((min(kl_samples, len(seeds)) if reference is not None else 0, steps), dtype=torch.float64)
     stochastic = set(schedule.trainable)
     for first in range(0, len(seeds), batch_size):
         batch = seeds[first : first + batch_size]
@@ -146,8 +152,11 @@ def collect(
                 if step in stochastic:
                     index = torch.full((len(batch),), step, device=x.device)
                     log_probs[rows, step] = ddim.log_prob(schedule, index, result.x_prev, result.mean)
+                    if grid is not None and tile_log_probs is not None:
+                        tiles = ddim.tile_log_prob(schedule, index, result.x_prev, result.mean, grid)
+                        tile_log_probs[rows, step] = tiles
                     if reference is not None and compared:
-                        kl[first : first + compared] += _kl_to(
+                        kl[first : first + compared, step] = _kl_to(
                             reference, schedule, step, x[:compared], result, precision
                         )
                 x = result.x_prev
@@ -155,7 +164,23 @@ def collect(
                     x_0_images[rows, step] = decode(result.x_0_pred)
             x_all[rows, steps] = x
         between_batches(evaluations)
-    return Trajectories(seeds, x_all, log_probs, kl, x_0_images)
+    return Trajectories(seeds, x_all, log_probs, kl, x_0_images, tile_log_probs)
+
+
+def roll_on(
+    policy: Policy,
+    seeds: Sequence[int],
+    schedule: Schedule,
+    x: Float[Tensor, "b c h w"],
+    *,
+    first: int,
+    precision: Precision = Precision.FP32,
+) -> Float[Tensor, "b c h w"]:
+    """x_0 from `x`, the state before step index `first`, with the noise that belongs to `seeds`."""
+    with torch.no_grad(), explain_out_of_memory(len(seeds)):
+        for step in range(first, len(schedule)):
+            x = _step(policy, schedule, seeds, step, x, precision=precision).x_prev
+    return x
 
 
 @dataclass(frozen=True)

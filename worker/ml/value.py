@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from worker.ml.ddim import Schedule
 from worker.ml.noise import generator
+from worker.ml.ranks import Alone, Ranks
 from worker.ml.rollout import Trajectories
 from worker.ml.state import pack_optimizer, unpack_optimizer
 
@@ -53,7 +54,9 @@ class ValueNet(nn.Module):
 class ValueBaseline:
     """V and its optimiser. It is read before it is fitted to an epoch: it never knows the returns it is set against."""
 
-    def __init__(self, seed: int, *, num_train_timesteps: int, device: torch.device) -> None:
+    def __init__(
+        self, seed: int, *, num_train_timesteps: int, device: torch.device, ranks: Ranks | None = None
+    ) -> None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.net = ValueNet()
@@ -63,6 +66,7 @@ class ValueBaseline:
         """(mean, standard deviation) of the first epoch's returns: the unit that V is learned in."""
         self._seed = seed
         self._total = num_train_timesteps
+        self._ranks = ranks or Alone()
 
     @torch.no_grad()
     def predict(self, trajectories: Trajectories, schedule: Schedule) -> Float[np.ndarray, "n s"]:
@@ -79,7 +83,7 @@ class ValueBaseline:
         self, epoch: int, trajectories: Trajectories, schedule: Schedule, returns: Float[np.ndarray, "n s"]
     ) -> float:
         """One pass of regression on this epoch's returns, in an order that (seed, epoch) fixes; the mean squared error
-        as a share of the first epoch's variance."""
+        as a share of the first epoch's variance. `trajectories` are this rank's, `returns` those of all."""
         if self.scale is None:
             self.scale = float(returns.mean()), max(float(returns.std()), 1e-8)
         mean, std = self.scale
@@ -87,14 +91,17 @@ class ValueBaseline:
         rows, columns = np.divmod(order, returns.shape[1])
         losses = []
         for part_rows, part_columns in _batches(rows, columns):
-            target = torch.from_numpy((returns[part_rows, part_columns] - mean) / std).float()
-            x_t, t = self._inputs(trajectories, schedule, part_rows, part_columns)
-            loss = nn.functional.mse_loss(self.net(x_t, t), target.to(x_t.device))
+            mine = part_rows % self._ranks.count == self._ranks.index
+            own_rows, own_columns = part_rows[mine], part_columns[mine]
+            target = torch.from_numpy((returns[own_rows, own_columns] - mean) / std).float()
+            x_t, t = self._inputs(trajectories, schedule, own_rows // self._ranks.count, own_columns)
+            errors = (self.net(x_t, t) - target.to(x_t.device)).square().sum() / len(part_rows)
             self.optimizer.zero_grad(set_to_none=True)
-            torch.autograd.backward(loss)
+            torch.autograd.backward(errors)
+            self._ranks.add_up([weights.grad for weights in self.net.parameters() if weights.grad is not None])
             self.optimizer.step()
-            losses.append(float(loss.detach()))
-        return float(np.mean(losses))
+            losses.append(float(errors.detach()))
+        return float(np.sum(self._ranks.everyone(np.mean(losses))))
 
     def pack(self) -> dict[str, Tensor]:
         """Tensors for the resumable state."""

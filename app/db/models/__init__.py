@@ -2,9 +2,11 @@
 
 from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginToken, User, WebSession
 from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
+from app.db.models.invitations import CampaignExample, Guest, Invitation
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.library import LibraryState, SampleMark
 from app.db.models.uploads import Upload
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
@@ -13,14 +15,18 @@ __all__ = [
     "AuditEntry",
     "Campaign",
     "CampaignCheckpoint",
+    "CampaignExample",
     "CampaignRater",
     "Checkpoint",
     "Comparison",
     "Embedding",
+    "Guest",
     "IdempotencyKey",
+    "Invitation",
     "Job",
     "JobEvent",
     "LabelSnapshot",
+    "LibraryState",
     "LoginToken",
     "Measurement",
     "Pair",
@@ -28,6 +34,7 @@ __all__ = [
     "RewardAvailability",
     "RewardModel",
     "Sample",
+    "SampleMark",
     "SampleReward",
     "Upload",
     "User",

@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, IdMixin, JsonType, enum_type
@@ -30,6 +30,12 @@ class Checkpoint(IdMixin, Base):
     tags: Mapped[list[str]] = mapped_column(JsonType, default=list)
     n_samples: Mapped[int] = mapped_column(default=0)
     """How many sample ordinals were handed out; the next sample gets this one."""
+    starred: Mapped[bool] = mapped_column(default=False)
+    note: Mapped[str] = mapped_column(Text, default="")
+    n_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    """Size of its files; empty until housekeeping has measured them."""
+    deleted_at: Mapped[datetime | None]
+    """When it was put into the bin; it is purged some days later, and hidden until then."""
     created_at: Mapped[datetime]
 
 
@@ -59,6 +65,7 @@ class Sample(IdMixin, Base):
         Index(None, "created_at", "id"),
         Index(None, "checkpoint_id", "created_at", "id"),
         Index(None, "job_id"),
+        Index(None, "seed", "created_at", "id"),
     )
 
     checkpoint_id: Mapped[UUID] = mapped_column(ForeignKey("checkpoint.id"))
@@ -80,6 +87,7 @@ class SampleReward(Base):
     """One reward of one sample; `name` is the reward's name, with its model id for learned ones."""
 
     __tablename__ = "sample_reward"
+    __table_args__ = (Index(None, "name", "value", "sample_id"),)
 
     sample_id: Mapped[UUID] = mapped_column(ForeignKey("sample.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(200), primary_key=True)

@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
-from app.db.models import ApiToken, AuditEntry, LoginToken, User, WebSession
+from app.db.models import ApiToken, AuditEntry, Guest, LoginToken, User, WebSession
 from app.db.queries.keyset import Position, Slice, newest_first
 
 
@@ -15,28 +15,32 @@ def user_by_name(session: Session, name: str) -> User | None:
     return session.scalar(select(User).where(User.name == name))
 
 
-def live_token(session: Session, token_hash: str, now: datetime) -> tuple[ApiToken, User] | None:
-    """The token with this hash and its user, unless it is revoked or expired or the user is disabled."""
+def live_token(session: Session, token_hash: str, now: datetime) -> tuple[ApiToken, User, bool] | None:
+    """The token with this hash, its user and whether that is a guest; not if it has ended or the user is disabled."""
     row = session.execute(
-        select(ApiToken, User)
+        select(ApiToken, User, Guest.user_id.is_not(None))
         .join(User, User.id == ApiToken.user_id)
+        .outerjoin(Guest, Guest.user_id == User.id)
         .where(ApiToken.token_hash == token_hash, ApiToken.revoked_at.is_(None), User.disabled_at.is_(None))
     ).one_or_none()
     if row is None or (row[0].expires_at is not None and row[0].expires_at <= now):
         return None
-    return row[0], row[1]
+    return row[0], row[1], row[2]
 
 
 def note_token_use(session: Session, token_id: UUID, now: datetime) -> None:
     session.execute(update(ApiToken).where(ApiToken.id == token_id).values(last_used_at=now))
 
 
-def live_web_session(session: Session, token_hash: str, now: datetime) -> User | None:
-    return session.scalar(
-        select(User)
+def live_web_session(session: Session, token_hash: str, now: datetime) -> tuple[User, bool] | None:
+    """The user of a browser session, and whether that is a guest."""
+    row = session.execute(
+        select(User, Guest.user_id.is_not(None))
         .join(WebSession, WebSession.user_id == User.id)
+        .outerjoin(Guest, Guest.user_id == User.id)
         .where(WebSession.token_hash == token_hash, WebSession.expires_at > now, User.disabled_at.is_(None))
-    )
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 def unused_login_token(session: Session, token_hash: str, now: datetime) -> LoginToken | None:

@@ -108,7 +108,7 @@ def epochs_beside(session: Session, checkpoint: Checkpoint) -> Sequence[Checkpoi
     """The saved epochs of a checkpoint's run, in order."""
     return session.scalars(
         select(Checkpoint)
-        .where(Checkpoint.job_id == checkpoint.job_id, Checkpoint.epoch.is_not(None))
+        .where(Checkpoint.job_id == checkpoint.job_id, Checkpoint.epoch.is_not(None), Checkpoint.deleted_at.is_(None))
         .order_by(Checkpoint.epoch)
     ).all()
 

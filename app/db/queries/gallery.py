@@ -2,20 +2,59 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVarTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Checkpoint, Measurement, Sample, SampleReward, Upload
-from app.db.queries.keyset import Position, Slice, newest_first
+from app.db.models import Checkpoint, Measurement, Sample, SampleMark, SampleReward, Upload
+from app.db.queries.keyset import Position, Slice, ValuePosition, by_value, newest_first
+from app.db.queries.tags import has_tag
 from app.domain.enums import CheckpointKind
 
+_Columns = TypeVarTuple("_Columns")
 
-def checkpoints(session: Session, *, parent_id: UUID | None, after: Position | None, limit: int) -> Slice[Checkpoint]:
-    statement = select(Checkpoint)
-    if parent_id is not None:
-        statement = statement.where(Checkpoint.parent_id == parent_id)
+
+@dataclass(frozen=True)
+class CheckpointFilter:
+    """Which checkpoints a list shows; what is left out does not matter."""
+
+    parent_id: UUID | None = None
+    kind: CheckpointKind | None = None
+    name: str | None = None
+    """A part of the name, upper or lower case."""
+    tag: str | None = None
+    starred: bool = False
+    deleted: bool = False
+    """The bin instead of the library."""
+
+
+@dataclass(frozen=True)
+class SampleFilter:
+    """Which samples a list shows; what is left out does not matter."""
+
+    checkpoint_id: UUID | None = None
+    seed: int | None = None
+    tag: str | None = None
+    starred: bool = False
+
+
+def checkpoints(session: Session, wanted: CheckpointFilter, *, after: Position | None, limit: int) -> Slice[Checkpoint]:
+    statement = select(Checkpoint).where(
+        Checkpoint.deleted_at.is_not(None) if wanted.deleted else Checkpoint.deleted_at.is_(None)
+    )
+    if wanted.parent_id is not None:
+        statement = statement.where(Checkpoint.parent_id == wanted.parent_id)
+    if wanted.kind is not None:
+        statement = statement.where(Checkpoint.kind == wanted.kind)
+    if wanted.name:
+        statement = statement.where(Checkpoint.name.icontains(wanted.name, autoescape=True))
+    if wanted.tag:
+        statement = statement.where(has_tag(session, Checkpoint.tags, wanted.tag))
+    if wanted.starred:
+        statement = statement.where(Checkpoint.starred)
     return newest_first(session, statement, (Checkpoint.created_at, Checkpoint.id), after=after, limit=limit)
 
 
@@ -25,7 +64,8 @@ def base_is_named(session: Session, name: str) -> bool:
 
 
 def existing_checkpoints(session: Session, ids: Collection[UUID]) -> dict[UUID, Checkpoint]:
-    return {row.id: row for row in session.scalars(select(Checkpoint).where(Checkpoint.id.in_(ids)))}
+    rows = session.scalars(select(Checkpoint).where(Checkpoint.id.in_(ids), Checkpoint.deleted_at.is_(None)))
+    return {row.id: row for row in rows}
 
 
 def measurements(session: Session, checkpoint_ids: Collection[UUID]) -> Mapping[UUID, list[Measurement]]:
@@ -39,15 +79,49 @@ def measurements(session: Session, checkpoint_ids: Collection[UUID]) -> Mapping[
     return found
 
 
-def samples(
-    session: Session, *, checkpoint_id: UUID | None, seed: int | None, after: Position | None, limit: int
-) -> Slice[Sample]:
-    statement = select(Sample)
-    if checkpoint_id is not None:
-        statement = statement.where(Sample.checkpoint_id == checkpoint_id)
-    if seed is not None:
-        statement = statement.where(Sample.seed == seed)
+def samples(session: Session, wanted: SampleFilter, *, after: Position | None, limit: int) -> Slice[Sample]:
+    """Newest first."""
+    statement = _wanted(session, select(Sample), wanted)
     return newest_first(session, statement, (Sample.created_at, Sample.id), after=after, limit=limit)
+
+
+def samples_by_reward(
+    session: Session,
+    wanted: SampleFilter,
+    reward: str,
+    *,
+    highest: bool,
+    after: ValuePosition | None,
+    limit: int,
+) -> Slice[Sample, ValuePosition]:
+    """Those that have this reward, by its value."""
+    statement = select(Sample, SampleReward.value).join(SampleReward, SampleReward.sample_id == Sample.id)
+    statement = _wanted(session, statement, wanted).where(SampleReward.name == reward)
+    key = (SampleReward.value, SampleReward.sample_id)
+    return by_value(session, statement, key, highest=highest, after=after, limit=limit)
+
+
+def _wanted(session: Session, statement: Select[*_Columns], wanted: SampleFilter) -> Select[*_Columns]:
+    if wanted.checkpoint_id is not None:
+        statement = statement.where(Sample.checkpoint_id == wanted.checkpoint_id)
+    else:
+        in_the_bin = select(Checkpoint.id).where(Checkpoint.deleted_at.is_not(None))
+        statement = statement.where(Sample.checkpoint_id.not_in(in_the_bin))
+    if wanted.seed is not None:
+        statement = statement.where(Sample.seed == wanted.seed)
+    if wanted.starred or wanted.tag:
+        statement = statement.join(SampleMark, SampleMark.sample_id == Sample.id)
+    if wanted.starred:
+        statement = statement.where(SampleMark.starred)
+    if wanted.tag:
+        statement = statement.where(has_tag(session, SampleMark.tags, wanted.tag))
+    return statement
+
+
+def sample_marks(session: Session, sample_ids: Collection[UUID]) -> dict[UUID, SampleMark]:
+    """Stars, notes and tags of those samples that have any."""
+    rows = session.scalars(select(SampleMark).where(SampleMark.sample_id.in_(sample_ids)))
+    return {row.sample_id: row for row in rows}
 
 
 def samples_drawn_alike(session: Session, sample: Sample, checkpoint_ids: Collection[UUID]) -> dict[UUID, Sample]:

@@ -1,13 +1,14 @@
-"""Keyset pages, newest first: cost does not grow with depth, and rows that arrive meanwhile move nothing."""
+"""Keyset pages, newest first or by a value: cost does not grow with depth, and rows that come later move nothing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from typing_extensions import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -20,14 +21,24 @@ class Position(NamedTuple):
     id: UUID
 
 
+class ValuePosition(NamedTuple):
+    """Where a page that is ordered by a number ended."""
+
+    value: float
+    id: UUID
+
+
+End = TypeVar("End", bound="Position | ValuePosition", default=Position)
+
+
 @dataclass(frozen=True)
-class Slice(Generic[T]):
+class Slice(Generic[T, End]):
     """One page; `end` is where the next one begins, None on the last."""
 
     items: list[T]
-    end: Position | None
+    end: End | None
 
-    def map(self, view: Callable[[T], U]) -> "Slice[U]":
+    def map(self, view: Callable[[T], U]) -> "Slice[U, End]":
         return Slice([view(item) for item in self.items], self.end)
 
 
@@ -48,3 +59,24 @@ def newest_first(
         return Slice(rows, None)
     rows.pop()
     return Slice(rows, Position(getattr(rows[-1], created_at.key), getattr(rows[-1], id.key)))
+
+
+def by_value(
+    session: Session,
+    statement: Select[T, float],
+    key: tuple[InstrumentedAttribute[float], InstrumentedAttribute[UUID]],
+    *,
+    highest: bool,
+    after: ValuePosition | None,
+    limit: int,
+) -> Slice[T, ValuePosition]:
+    """The next `limit` of (row, value) after a position; `key` is (value, id) of the table that holds the values."""
+    value, id = key
+    place = tuple_(value, id)
+    if after is not None:
+        end = tuple_(*after, types=[value.type, id.type])
+        statement = statement.where(place < end if highest else place > end)
+    order = (value.desc(), id.desc()) if highest else (value.asc(), id.asc())
+    rows = session.execute(statement.add_columns(id).order_by(*order).limit(limit + 1)).all()
+    end_of_page = ValuePosition(rows[limit - 1][1], rows[limit - 1][2]) if len(rows) > limit else None
+    return Slice([row[0] for row in rows[:limit]], end_of_page)

@@ -31,6 +31,7 @@ def descendants(session: Session, checkpoint_id: UUID, *, limit: int) -> Sequenc
     return session.scalars(
         select(Checkpoint)
         .join(tree, tree.c.id == Checkpoint.id)
+        .where(Checkpoint.deleted_at.is_(None))
         .order_by(Checkpoint.created_at, Checkpoint.epoch, Checkpoint.id)
         .limit(limit)
     ).all()
@@ -39,7 +40,9 @@ def descendants(session: Session, checkpoint_id: UUID, *, limit: int) -> Sequenc
 def epochs_of_jobs(session: Session, job_ids: Collection[UUID]) -> Sequence[Checkpoint]:
     """What these jobs saved, in order of epochs."""
     return session.scalars(
-        select(Checkpoint).where(Checkpoint.job_id.in_(job_ids)).order_by(Checkpoint.epoch, Checkpoint.created_at)
+        select(Checkpoint)
+        .where(Checkpoint.job_id.in_(job_ids), Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.epoch, Checkpoint.created_at)
     ).all()
 
 
@@ -47,7 +50,7 @@ def newest_job_from(session: Session, checkpoint_id: UUID) -> UUID | None:
     """The job that last saved a checkpoint finetuned from this one."""
     return session.scalar(
         select(Checkpoint.job_id)
-        .where(Checkpoint.parent_id == checkpoint_id, Checkpoint.job_id.is_not(None))
+        .where(Checkpoint.parent_id == checkpoint_id, Checkpoint.job_id.is_not(None), Checkpoint.deleted_at.is_(None))
         .order_by(Checkpoint.created_at.desc(), Checkpoint.id)
         .limit(1)
     )

@@ -48,7 +48,9 @@ def loop_state(session: Session) -> LoopState:
 
     def newest_checkpoint(kind: CheckpointKind) -> Checkpoint | None:
         order = (Checkpoint.created_at.desc(), Checkpoint.epoch.desc())
-        return session.scalar(select(Checkpoint).where(Checkpoint.kind == kind).order_by(*order).limit(1))
+        return session.scalar(
+            select(Checkpoint).where(Checkpoint.kind == kind, Checkpoint.deleted_at.is_(None)).order_by(*order).limit(1)
+        )
 
     votes = select(func.count()).select_from(Preference).join(Campaign, Campaign.id == Preference.campaign_id)
     return LoopState(
@@ -146,7 +148,11 @@ def shared_recipes(session: Session, checkpoint_ids: Collection[UUID], *, limit:
 
 
 def epochs_of_job(session: Session, job_id: UUID) -> Sequence[Checkpoint]:
-    return session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id).order_by(Checkpoint.epoch)).all()
+    return session.scalars(
+        select(Checkpoint)
+        .where(Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.epoch)
+    ).all()
 
 
 def samples_by_reward(session: Session, reward: str, *, best: bool, limit: int) -> list[tuple[Sample, float]]:

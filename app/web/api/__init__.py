@@ -8,8 +8,12 @@ from app.web.api import (
     campaigns,
     checkpoints,
     comparisons,
+    evaluations,
     health,
+    invitations,
     jobs,
+    library,
+    lineage,
     media,
     metrics,
     people,
@@ -23,6 +27,9 @@ from app.web.api.problems import problems
 _v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
 _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
+_v1.include_router(library.router)
+_v1.include_router(lineage.router)
+_v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
 _v1.include_router(analyses.router)
@@ -30,6 +37,7 @@ _v1.include_router(people.router)
 _v1.include_router(webhooks.router)
 _v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
+_v1.include_router(invitations.router)
 _v1.include_router(comparisons.router)
 _v1.include_router(reward_models.router)
 

@@ -13,7 +13,7 @@ from app.domain.enums import Choice
 from app.services import labeling
 from app.services.labeling import ComparisonView, Side
 from app.web.api.problems import problems
-from app.web.deps import Blobs, CurrentPrincipal, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.deps import Blobs, CurrentRater, CurrentSettings, Now, ReadSession, WriteSession
 from app.web.idempotency import ApiRoute
 
 router = APIRouter(tags=["comparisons"], route_class=ApiRoute)
@@ -66,7 +66,7 @@ class PreferenceIn(BaseModel):
 def lease_comparisons(
     campaign_id: UUID,
     session: WriteSession,
-    rater: CurrentPrincipal,
+    rater: CurrentRater,
     settings: CurrentSettings,
     now: Now,
     rng: Annotated[Random, Depends(_rng)],
@@ -96,9 +96,7 @@ def lease_comparisons(
     response_class=Response,
     responses=problems(404, besides={200: {"description": "The image.", "content": {"image/png": {}}}}),
 )
-def get_image(
-    comparison_id: UUID, side: Side, session: ReadSession, blobs: Blobs, viewer: CurrentPrincipal
-) -> Response:
+def get_image(comparison_id: UUID, side: Side, session: ReadSession, blobs: Blobs, viewer: CurrentRater) -> Response:
     """For the rater who leased the pair, and for operators. It has no validators: an ETag would name the image."""
     image = labeling.comparison_image(session, blobs, comparison_id, side, viewer=viewer)
     return Response(image, media_type="image/png", headers={"Cache-Control": "no-store"})
@@ -114,7 +112,7 @@ def record_preference(
     comparison_id: UUID,
     body: PreferenceIn,
     session: WriteSession,
-    rater: CurrentPrincipal,
+    rater: CurrentRater,
     settings: CurrentSettings,
     now: Now,
 ) -> None:
@@ -141,7 +139,7 @@ def record_preference(
     responses=problems(404, 409, 410),
 )
 def undo_preference(
-    comparison_id: UUID, session: WriteSession, rater: CurrentPrincipal, settings: CurrentSettings, now: Now
+    comparison_id: UUID, session: WriteSession, rater: CurrentRater, settings: CurrentSettings, now: Now
 ) -> None:
     labeling.undo_preference(
         session,

@@ -29,6 +29,7 @@ class Problem(BaseModel):
 
 
 _REASONS = {
+    400: "The body cannot be read as what `Content-Type` says.",
     401: "No token, or one that is unknown, revoked or expired.",
     403: "The caller may not do this.",
     404: "There is no such object.",

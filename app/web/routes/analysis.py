@@ -367,7 +367,7 @@ def _name_of(session: Session, checkpoint_id: UUID) -> str:
 def _checkpoint_or_none(session: Session, checkpoint_id: UUID) -> CheckpointView | None:
     try:
         return checkpoints.get_checkpoint(session, checkpoint_id)
-    except NotFoundError:
+    except TastemakerError:  # gone, or in the bin
         return None
 
 

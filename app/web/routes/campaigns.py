@@ -13,7 +13,7 @@ from app.db.queries import gallery as gallery_queries
 from app.db.queries import pages as queries
 from app.domain.enums import Strategy
 from app.domain.errors import InvalidSpecError
-from app.services import campaigns, checkpoints
+from app.services import campaigns, checkpoints, examples, invitations
 from app.services.campaign_stats import campaign_stats
 from app.web.api.campaigns import CampaignIn
 from app.web.deps import CurrentOperator, Now, ReadSession, WriteSession
@@ -64,7 +64,7 @@ def create(
 
 
 @router.get("/{campaign_id}")
-def show(request: Request, session: ReadSession, operator: CurrentOperator, campaign_id: UUID) -> Response:
+def show(request: Request, session: ReadSession, operator: CurrentOperator, campaign_id: UUID, now: Now) -> Response:
     campaign = campaigns.get_campaign(session, campaign_id, operator)
     stats = campaign_stats(session, campaign_id)
     known = gallery_queries.existing_checkpoints(session, campaign.checkpoint_ids)  # type: ignore[union-attr]
@@ -77,6 +77,8 @@ def show(request: Request, session: ReadSession, operator: CurrentOperator, camp
             "names": {id: row.name for id, row in known.items()},
             "members": campaigns.list_raters(session, campaign_id),
             "models": queries.reward_models(session, campaign_id=campaign_id),
+            "invitations": invitations.list_invitations(session, campaign_id, now=now).items,
+            "examples": examples.list_examples(session, campaign_id, operator),
         },
     )
 

@@ -1,17 +1,20 @@
 """Checkpoints: the library, one checkpoint and how its samples came to be, comparisons of several."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from pydantic import BaseModel, BeforeValidator, Field
 from sqlalchemy.orm import Session
 
 from app.db.queries import labeling as labeling_queries
 from app.db.queries import pages as queries
+from app.db.queries import tags as tag_queries
 from app.domain.bundled import BUNDLED
-from app.domain.enums import JobKind, Strategy
+from app.domain.enums import CheckpointKind, JobKind, Strategy
 from app.domain.errors import ConflictError, TastemakerError
 from app.services import campaigns, checkpoints, gallery, jobs, lineage
 from app.services.checkpoints import CheckpointView, StoredSource
@@ -26,22 +29,44 @@ from app.web.deps import (
     WriteSession,
 )
 from app.web.pages import SubmittedForm
-from app.web.pagination import After, encode_cursor
+from app.web.pagination import After, clean, decode_cursor, encode_cursor
 from app.web.routes.desk import first_samples
 from app.web.routes.grids import grid_of
+from app.web.routes.labels import reward_labels
+from app.web.routes.samples import marks_of
 from app.web.templating import render
 
 router = APIRouter()
 
 _SHARED_SEED, _SHARED_N = 20_000, 128
 _BLIND_BUDGET = 200
-_MOST_COMPARED = 6
 _QUESTION = "Which one do you like better?"
 
 
+class View(BaseModel):
+    """What the address says; empty fields of the form count as left out."""
+
+    name: str = Field(default="", max_length=120)
+    kind: Annotated[CheckpointKind | None, BeforeValidator(lambda value: value or None)] = None
+    tag: str = Field(default="", max_length=40)
+    starred: bool = False
+    cursor: str | None = Field(default=None, max_length=200)
+
+    @property
+    def narrows(self) -> bool:
+        return bool(self.name or self.kind or self.tag or self.starred)
+
+    def address(self, **changes: Any) -> str:
+        values = self.model_copy(update=changes).model_dump(mode="json")
+        given = {name: value for name, value in values.items() if value not in (None, "", False)}
+        return f"/checkpoints?{urlencode(given)}" if given else "/checkpoints"
+
+
 @router.get("/checkpoints")
-def list_checkpoints(request: Request, session: ReadSession, _operator: CurrentOperator, after: After) -> Response:
-    return _library(request, session, after=after)
+def list_checkpoints(
+    request: Request, session: ReadSession, _operator: CurrentOperator, view: Annotated[View, Query()]
+) -> Response:
+    return _library(request, session, view)
 
 
 def _stored(
@@ -70,13 +95,18 @@ def register(
         checkpoint = checkpoints.register_base(session, operator, stored, now)
     except TastemakerError as refused:
         values = {field: str(form.get(field) or "") for field in ("name", "source")}
-        return _library(request, session, refused=refused, values=values)
+        return _library(request, session, View(), refused=refused, values=values)
     return RedirectResponse(f"/checkpoints/{checkpoint.id}", status_code=303)
 
 
 @router.get("/checkpoints/{checkpoint_id}")
 def show(
-    request: Request, session: ReadSession, _operator: CurrentOperator, checkpoint_id: UUID, after: After
+    request: Request,
+    session: ReadSession,
+    _operator: CurrentOperator,
+    settings: CurrentSettings,
+    checkpoint_id: UUID,
+    after: After,
 ) -> Response:
     row = checkpoints.require_checkpoint(session, checkpoint_id)
     checkpoint = checkpoints.get_checkpoint(session, checkpoint_id)
@@ -97,8 +127,19 @@ def show(
             "campaigns": queries.campaigns_of_checkpoint(session, checkpoint_id),
             "n_shared": _n_shared(session, checkpoint),
             "n_to_draw": _SHARED_N,
+            "known_tags": tag_queries.checkpoint_tags(session),
+            "can_push": settings.hub_token is not None,
         },
     )
+
+
+@router.post("/checkpoints/{checkpoint_id}/marks")
+def mark(
+    session: WriteSession, operator: CurrentOperator, checkpoint_id: UUID, form: SubmittedForm, now: Now
+) -> Response:
+    """From the checkpoint's own page, or a star from the list (`back` says where to)."""
+    checkpoints.mark_checkpoint(session, operator, checkpoint_id, marks_of(form), now)
+    return RedirectResponse(_own_page(str(form.get("back") or "")) or f"/checkpoints/{checkpoint_id}", status_code=303)
 
 
 @router.post("/checkpoints/{checkpoint_id}/blind-test")
@@ -142,42 +183,21 @@ def draw_shared_seeds(
     return RedirectResponse("/jobs", status_code=303)
 
 
-@router.get("/compare")
-def compare(
-    request: Request,
-    session: ReadSession,
-    _operator: CurrentOperator,
-    c: Annotated[list[UUID], Query(max_length=_MOST_COMPARED)] = [],  # noqa: B006
-) -> Response:
-    chosen = [checkpoints.get_checkpoint(session, id) for id in dict.fromkeys(c)]
-    return render(
-        request,
-        "checkpoints/compare.html",
-        {
-            "chosen": chosen,
-            "most": _MOST_COMPARED,
-            "all_checkpoints": checkpoints.list_checkpoints(session, limit=100).items,
-            "grid": grid_of(session, chosen, rows=12) if len(chosen) > 1 else None,
-            "labels": reward_labels(session),
-        },
-    )
-
-
-def reward_labels(session: Session) -> dict[str, str]:
-    """Learned rewards' stored names in words; other names speak for themselves."""
-    return {f"preference:{row.id}": f"learned: {row.name}" for row in queries.reward_models(session)}
-
-
 def _library(
     request: Request,
     session: Session,
+    view: View,
     *,
-    after: After = None,
     refused: TastemakerError | None = None,
     values: Mapping[str, str] | None = None,
 ) -> Response:
-    found = checkpoints.list_checkpoints(session, after=after, limit=24)
+    found = checkpoints.list_checkpoints(
+        session, name=clean(view.name), kind=view.kind, tag=clean(view.tag), starred=view.starred,
+        after=decode_cursor(view.cursor), limit=24,
+    )  # fmt: skip
     context = {
+        "view": view,
+        "tags": tag_queries.checkpoint_tags(session),
         "checkpoints": found.items,
         "samples": first_samples(session, [row.id for row in found.items]),
         "next_cursor": encode_cursor(*found.end) if found.end else None,
@@ -186,6 +206,11 @@ def _library(
         "values": values or {"name": "", "source": ""},
     }
     return render(request, "checkpoints/index.html", context, status=refused.status if refused else 200)
+
+
+def _own_page(address: str) -> str | None:
+    """An address within the list of checkpoints; anything else leads nowhere."""
+    return address if address == "/checkpoints" or address.startswith("/checkpoints?") else None
 
 
 def _parent_of(session: Session, checkpoint: CheckpointView) -> CheckpointView:

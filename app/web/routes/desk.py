@@ -4,15 +4,17 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
 from app.db.queries import gallery as gallery_queries
 from app.db.queries import pages as queries
 from app.db.queries.pages import LoopState
 from app.domain.enums import JobStatus, Role
-from app.services import checkpoints, gallery
+from app.domain.errors import ForbiddenError
+from app.services import checkpoints, gallery, invitations
 from app.services.gallery import SampleView
-from app.web.deps import CurrentPrincipal, ReadSession
+from app.web.deps import CurrentRater, ReadSession
 from app.web.templating import render
 
 router = APIRouter()
@@ -33,7 +35,12 @@ class Step:
 
 
 @router.get("/")
-def desk(request: Request, session: ReadSession, principal: CurrentPrincipal, fragment: str | None = None) -> Response:
+def desk(request: Request, session: ReadSession, principal: CurrentRater, fragment: str | None = None) -> Response:
+    if principal.guest:
+        campaign_id = invitations.home_of_guest(session, principal)
+        if campaign_id is None:
+            raise ForbiddenError("The campaign that you were invited to is gone.")
+        return RedirectResponse(f"/rate/{campaign_id}", status_code=303)
     is_operator = principal.role.covers(Role.OPERATOR)
     campaigns = queries.campaigns_to_rate(session, principal.user_id, all_of_them=is_operator, limit=12)
     votes = queries.votes_in(session, [row.id for row in campaigns])

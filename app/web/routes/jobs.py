@@ -12,6 +12,7 @@ from app.domain.enums import EventKind, JobKind, JobStatus
 from app.domain.jobs import SUPPORTED_JOB_KINDS
 from app.services import checkpoints, gallery, jobs
 from app.services.checkpoints import CheckpointView
+from app.services.gallery import SampleView
 from app.services.job_views import JobView
 from app.web.deps import CurrentOperator, Now, Queue, ReadSession, WriteSession
 from app.web.pagination import After, encode_cursor
@@ -74,9 +75,7 @@ def show_job(request: Request, session: ReadSession, _operator: CurrentOperator,
             "inputs": _named_inputs(session, job),
             "settings": _flat(job.spec),
             "grid": epoch_grid(session, job),
-            "drawn": gallery.list_samples(session, checkpoint_id=UUID(job.spec["checkpoint_id"]), limit=16).items
-            if job.kind is JobKind.SAMPLE
-            else [],
+            "drawn": _drawn(session, job),
         },
     )
 
@@ -104,16 +103,24 @@ def epoch_grid(session: Session, job: JobView) -> EpochGrid | None:
     """The fixed seeds of a finetune at its base and at every epoch that was saved so far."""
     if job.kind is not JobKind.FINETUNE:
         return None
-    base = checkpoints.get_checkpoint(session, UUID(job.spec["checkpoint_id"]))
-    line = [base, *checkpoints.views_of(session, queries.epochs_of_job(session, job.id))]
+    base = checkpoints.existing(session, [UUID(job.spec["checkpoint_id"])])
+    line = [*base, *checkpoints.views_of(session, queries.epochs_of_job(session, job.id))]
     seed = job.spec["eval"]["seed"]
     return grid_of(session, line, seeds=range(seed, seed + _GRID_SEEDS)) if len(line) > 1 else None
 
 
 def _named_inputs(session: Session, job: JobView) -> list[CheckpointView]:
-    """The checkpoints that the job starts from."""
+    """The checkpoints that the job starts from, without deleted ones."""
     ids = [job.spec.get("checkpoint_id"), job.spec.get("init_checkpoint_id"), *job.spec.get("checkpoint_ids", ())]
-    return [checkpoints.get_checkpoint(session, UUID(id)) for id in ids if id]
+    return checkpoints.existing(session, [UUID(id) for id in ids if id])
+
+
+def _drawn(session: Session, job: JobView) -> list[SampleView]:
+    """The newest samples of the checkpoint that a sampling job draws from."""
+    drawn_from = checkpoints.existing(session, [UUID(job.spec["checkpoint_id"])]) if job.kind is JobKind.SAMPLE else []
+    return [
+        sample for row in drawn_from for sample in gallery.list_samples(session, checkpoint_id=row.id, limit=16).items
+    ]
 
 
 def _flat(spec: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -10,7 +10,7 @@ from app.domain.enums import Role
 from app.domain.errors import NotFoundError, TastemakerError
 from app.services import people
 from app.services.accounts import Principal
-from app.web.deps import CurrentAdmin, CurrentPrincipal, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.deps import CurrentAdmin, CurrentPrincipal, CurrentSettings, Now, ReadSession, WriteSession, external_url
 from app.web.pages import SubmittedForm
 from app.web.templating import render
 
@@ -76,7 +76,7 @@ def create_login_link(
     request: Request, session: WriteSession, admin: CurrentAdmin, settings: CurrentSettings, user_id: UUID, now: Now
 ) -> Response:
     secret = people.create_login_link(session, admin, user_id, now)
-    link = f"{(settings.base_url or str(request.base_url)).rstrip('/')}/login?token={secret}"
+    link = external_url(request, settings, f"/login?token={secret}")
     return _admin_page(request, session, link=link, link_for=people.get_user(session, user_id).name)
 
 

@@ -11,8 +11,8 @@ from fastapi.responses import RedirectResponse
 from app.db.queries import pages as queries
 from app.domain.enums import CampaignStatus, Choice, Role
 from app.domain.errors import GoneError
-from app.services import labeling
-from app.web.deps import CurrentPrincipal, CurrentSettings, Now, WriteSession
+from app.services import examples, labeling
+from app.web.deps import CurrentRater, CurrentSettings, Now, WriteSession
 from app.web.templating import render
 
 router = APIRouter(prefix="/rate")
@@ -25,11 +25,12 @@ Id = Annotated[UUID, Form()]
 def show_pair(
     request: Request,
     session: WriteSession,
-    principal: CurrentPrincipal,
+    principal: CurrentRater,
     campaign_id: UUID,
     now: Now,
     settings: CurrentSettings,
     guidelines: bool = False,
+    stop: bool = False,
 ) -> Response:
     campaign = labeling.get_campaign_for(session, campaign_id, principal)
     leased = []
@@ -48,6 +49,8 @@ def show_pair(
             "n_votes": queries.votes_in(session, [campaign_id]).get(campaign_id, 0),
             "last": queries.last_vote(session, campaign_id, principal.user_id),
             "show_guidelines": guidelines,
+            "stopped": stop and bool(leased),
+            "examples": examples.list_examples(session, campaign_id, principal),
             "is_operator": principal.role.covers(Role.OPERATOR),
         },
     )
@@ -56,7 +59,7 @@ def show_pair(
 @router.post("/{campaign_id}/vote")
 def vote(
     session: WriteSession,
-    principal: CurrentPrincipal,
+    principal: CurrentRater,
     campaign_id: UUID,
     comparison_id: Id,
     choice: Annotated[Choice, Form()],
@@ -73,7 +76,7 @@ def vote(
 @router.post("/{campaign_id}/undo")
 def undo(
     session: WriteSession,
-    principal: CurrentPrincipal,
+    principal: CurrentRater,
     campaign_id: UUID,
     comparison_id: Id,
     now: Now,

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.config import Settings
 from app.domain.errors import NotAuthenticatedError
 from app.services import accounts
-from app.web.deps import SESSION_COOKIE, CurrentSettings, Now, WriteSession, require_same_origin
+from app.web.deps import SESSION_COOKIE, CurrentSettings, Now, WriteSession, require_same_origin, set_session_cookie
 from app.web.pages import SubmittedForm
 from app.web.templating import render
 
@@ -62,12 +62,5 @@ def logout(request: Request, session: WriteSession) -> Response:
 def _signed_in(settings: Settings, secret: str) -> Response:
     response = RedirectResponse("/", status_code=303)
     response.headers["Referrer-Policy"] = "no-referrer"  # the address may hold a one-time link's secret
-    response.set_cookie(
-        SESSION_COOKIE,
-        secret,
-        max_age=settings.session_hours * 3600,
-        httponly=True,
-        samesite="lax",
-        secure=(settings.base_url or "").startswith("https://"),
-    )
+    set_session_cookie(response, settings, secret)
     return response

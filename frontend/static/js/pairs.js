@@ -1,6 +1,6 @@
 // Leases the rater's next pairs and decodes their images ahead of time, so that the next pair shows at once.
 
-const AHEAD = 4;
+const AHEAD = 6;
 const RETRY_MS = 2_000;
 
 export class PairSource {
@@ -14,6 +14,13 @@ export class PairSource {
     this.ready = [];
     this.filling = null;
     this.closed = null;
+    this.offline = false;
+  }
+
+  /** Ask for a pair's reservation again; it is granted unless somebody else has the pair by now. */
+  async renew(comparison) {
+    const query = new URLSearchParams({ n: "1", holding: comparison });
+    await fetch(`/api/v1/campaigns/${this.campaign}/comparisons?${query}`, { method: "POST" });
   }
 
   /** The next decoded pair, or null when the server has none left. Waits through a lost connection. */
@@ -46,6 +53,8 @@ export class PairSource {
         const pairs = await Promise.all(leased.map((item) => load(item.id, item.left.image, item.right.image)));
         const known = new Set([...this.holding(), ...this.ready.map((pair) => pair.id)]);
         this.ready.push(...pairs.filter((pair) => !known.has(pair.id)));
+        this.offline = false;
+        this.closed = null;
         return this.ready.length;
       } catch (error) {
         // while votes wait to be sent, "you hold too many pairs" is no end
@@ -53,6 +62,7 @@ export class PairSource {
           this.closed = error.message;
           return this.ready.length;
         }
+        this.offline = true;
         await pause(RETRY_MS);
       }
     }

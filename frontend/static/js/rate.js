@@ -1,85 +1,97 @@
-// The rating page with a script: keys, taps, swipes, the next pair at once, undo, votes that survive a lost connection.
-// Without it the page is a plain form.
+// The rating page with a script: keys, taps, swipes, the next pair at once, zoom, undo, votes that survive a lost
+// connection. Without it the page is a plain form.
 import { VoteHistory } from "./history.js";
+import { KeyMap, keyOf, wireKeyDialog } from "./keys.js";
 import { Outbox } from "./outbox.js";
 import { load, PairSource } from "./pairs.js";
+import { Stage } from "./stage.js";
+import { Visit } from "./visit.js";
 
 const UNDO_DEPTH = 10;
-const SWIPE_PX = 60;
-const LARGEST_PX = 640;
-const PIXEL_ART_UP_TO = 128;
+const SLOW_MS = 400;
 const WORDS = { left: "Left", right: "Right", tie: "Tie", both_bad: "Both bad", skip: "Skipped" };
-const KEYS = {
-  ArrowLeft: "left", 1: "left", ArrowRight: "right", 2: "right", ArrowDown: "tie", t: "tie", b: "both_bad", s: "skip",
-};
+const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 const $ = (name) => document.querySelector(`[data-${name}]`);
 const controls = $("rate");
-const stage = $("stage");
 const form = document.getElementById("vote");
 const undoButton = $("undo");
+const dialog = $("help-dialog");
 const scope = `${controls.dataset.rater}:${controls.dataset.campaign}`;
 
-let current = null;
-let moving = false;
-const outbox = new Outbox(scope, showSync);
+let current = null; // the pair on screen
+let moving = false; // between two pairs
+let stopped = !$("finish").hidden && Boolean(controls.dataset.comparison);
+const keyMap = new KeyMap();
+const visit = new Visit(`tastemaker-visit:${scope}`);
 const source = new PairSource(controls.dataset.campaign, () => [
   ...(current ? [current.id] : []),
   ...outbox.comparisons(),
 ]);
+const outbox = new Outbox(scope, { onChange: showSync, renew: (comparison) => source.renew(comparison) });
 const history = new VoteHistory(`tastemaker-history:${scope}`, UNDO_DEPTH);
+const stage = new Stage($("stage"), { onSwipe: choose, onZoom: (text) => ($("zoom-text").textContent = text) });
 let mine = Number(controls.dataset.mine);
 const others = Number(controls.dataset.votes) - mine;
 const budget = Number(controls.dataset.budget) || null;
-const started = { at: performance.now(), votes: 0 };
 
 document.documentElement.classList.add("scripted");
-undoButton.hidden = false;
-$("sync").hidden = false;
-$("help").hidden = false;
+for (const part of [undoButton, $("sync"), $("help"), $("zoomer")]) part.hidden = false;
 wire();
 start();
 
 async function start() {
   outbox.flush();
-  showSync({ waiting: outbox.entries().length, refused: null, signedOut: false });
+  showSync(outbox.state());
+  undoButton.disabled = history.length === 0;
   const shown = controls.dataset.comparison;
-  const pair = document.querySelector("[data-pair]");
   // a reload can overtake the vote: the page was rendered just before the vote arrived
   const voted = outbox.comparisons().includes(shown) || history.has(shown);
   if (shown && !voted) {
-    const [left, right] = pair.querySelectorAll("img");
-    show({ id: shown, left, right });
+    const [left, right] = document.querySelectorAll("[data-pair] img");
+    current = { id: shown, left, right, shownAt: performance.now() };
     fetchAhead();
+    await Promise.allSettled([left.decode(), right.decode()]);
+    if (current?.id !== shown) return; // voted on already
+    if (!left.naturalWidth || !right.naturalWidth) await advance(); // an image did not come: the pair is fetched again
+    else if (!stopped) show(current);
   } else if (shown) {
-    pair.hidden = true;
+    $("pair").hidden = true;
     await advance();
+  } else {
+    showFinish();
   }
-  undoButton.disabled = history.length === 0;
 }
 
-function choose(choice) {
-  if (!current || moving) return;
-  performance.mark("vote");
-  outbox.vote(current.id, choice, Math.round(performance.now() - current.shownAt));
+function choose(choice, event) {
+  if (!current || moving || stopped) return;
+  performance.clearMarks("vote");
+  performance.mark("vote", { startTime: event.timeStamp });
+  const milliseconds = Math.round(performance.now() - current.shownAt);
+  outbox.vote(current.id, choice, milliseconds);
   history.push(current);
+  visit.add(milliseconds);
   mine += 1;
-  started.votes += 1;
   undoButton.disabled = false;
-  announce(`${WORDS[choice]}.`);
+  announce(`${WORDS[choice]}. Pair ${mine + 1}.`);
   advance();
 }
 
 async function advance() {
   moving = true;
   current = null;
-  const slow = setTimeout(() => announce("Waiting for the next pair …", true), 400);
+  const slow = setTimeout(() => announce(whyWaiting(), true), SLOW_MS);
   const pair = await source.next();
   clearTimeout(slow);
   moving = false;
   if (pair) show(pair);
-  else finish();
+  else showFinish();
   fetchAhead();
+}
+
+function whyWaiting() {
+  if (navigator.onLine && !source.offline) return "Waiting for the next pair …";
+  return "No connection. Your votes are kept on this device; the next pair comes when the server answers again.";
 }
 
 // `data-ahead` tells how many pairs can be shown without the network. A fill that was under way when this pair was
@@ -88,9 +100,9 @@ async function fetchAhead() {
   let before;
   do {
     before = source.ready.length;
-    stage.dataset.ahead = String(before);
+    stage.area.dataset.ahead = String(before);
     await source.fill();
-    stage.dataset.ahead = String(source.ready.length);
+    stage.area.dataset.ahead = String(source.ready.length);
   } while (source.ready.length > before);
 }
 
@@ -102,9 +114,10 @@ async function undo() {
   try {
     const earlier = pair ?? (await load(id, `/api/v1/comparisons/${id}/left`, `/api/v1/comparisons/${id}/right`));
     outbox.undo(id);
+    visit.takeBack();
     mine = Math.max(0, mine - 1);
-    started.votes = Math.max(0, started.votes - 1);
     if (current) source.unshift(current);
+    stopped = false;
     show(earlier);
     announce("Vote taken back; choose again.", true);
   } catch {
@@ -117,147 +130,156 @@ async function undo() {
 }
 
 function show(pair) {
-  const buttons = document.querySelectorAll("[data-pair] .choice");
-  buttons[0].replaceChildren(pair.left);
-  buttons[1].replaceChildren(pair.right);
-  $("pair").hidden = false;
-  form.hidden = false;
-  $("finish").hidden = true;
-  form.elements.comparison_id.value = pair.id;
   current = pair;
-  fit();
+  for (const part of [$("pair"), $("zoomer"), form]) part.hidden = false;
+  for (const button of form.querySelectorAll("[data-choice]")) button.hidden = false;
+  $("finish").hidden = true;
+  $("message").textContent = "";
+  form.elements.comparison_id.value = pair.id;
+  stage.show(pair.left, pair.right);
   showProgress();
+  pair.shownAt = performance.now();
   requestAnimationFrame(() => {
     pair.shownAt = performance.now();
-    if (performance.getEntriesByName("vote").length > 0) {
-      performance.measure("vote-to-next", "vote");
-      performance.clearMarks("vote");
-    }
+    setTimeout(() => measure()); // runs after this frame is painted
   });
-  pair.shownAt = performance.now();
 }
 
-function finish() {
-  const pair = $("pair");
-  if (pair) pair.hidden = true;
-  form.hidden = false; // for undo, the only button that stays
+function measure() {
+  if (performance.getEntriesByName("vote").length === 0) return;
+  performance.measure("vote-to-next", "vote");
+  performance.clearMarks("vote");
+}
+
+/** Nothing left, closed, or stopped by the rater: say thank you and what was done. Undo stays. */
+function showFinish() {
+  for (const part of [$("pair"), $("zoomer")]) part.hidden = true;
+  form.hidden = history.length === 0;
   for (const button of form.querySelectorAll("[data-choice]")) button.hidden = true;
   const panel = $("finish");
-  panel.hidden = false;
-  if (source.closed) panel.querySelector("h2").textContent = source.closed;
-  else if (mine > 0) panel.querySelector("h2").textContent = "That was every pair for now.";
-  $("count").textContent = String(mine);
+  if (stopped) {
+    say("Thank you.", "Stop as long as you like; your votes count.");
+  } else if (source.closed) {
+    say(source.closed, mine > 0 ? "Your votes up to here count. Thank you." : "");
+  } else if (mine > 0 && controls.dataset.comparison) {
+    say("That is all, thank you.", "You have judged every pair that there was for you.");
+  }
+  const goOn = panel.querySelector("[data-go-on]");
+  if (goOn) goOn.textContent = stopped ? "Go on" : "Look again";
+  if ($("finish-later")) $("finish-later").hidden = stopped || Boolean(source.closed);
+  $("count").textContent = String(mine - outbox.nRefused);
+  $("visit-votes").textContent = String(visit.votes);
+  $("visit-votes").parentElement.hidden = visit.votes === 0;
+  $("visit-pace").textContent = visit.pace();
+  $("visit-pace").parentElement.hidden = !visit.pace();
   showProgress();
+  showSync(outbox.state());
+  panel.hidden = false;
   panel.focus();
 }
 
-// Whole factors in device pixels, so that every pixel of a small sample is the same square on any screen.
-function fit() {
-  if (!current) return;
-  for (const button of form.querySelectorAll("[data-choice]")) button.hidden = false;
-  const style = getComputedStyle(stage);
-  const gap = parseFloat(getComputedStyle($("pair")).columnGap);
-  const wide = (stage.clientWidth - parseFloat(style.paddingLeft) * 2 - gap) / 2;
-  const high = stage.clientHeight - parseFloat(style.paddingTop) * 2;
-  const room = Math.max(64, Math.min(wide, high, LARGEST_PX));
-  for (const image of [current.left, current.right]) {
-    const factor = Math.floor((room * devicePixelRatio) / image.naturalWidth);
-    const size = factor >= 1 ? (factor * image.naturalWidth) / devicePixelRatio : room;
-    image.style.width = `${size}px`;
-    image.style.height = `${(size * image.naturalHeight) / image.naturalWidth}px`;
-    image.classList.toggle("pixels", image.naturalWidth <= PIXEL_ART_UP_TO);
-  }
+function say(title, text) {
+  $("finish-title").textContent = title;
+  $("finish-text").textContent = text;
+}
+
+function stop() {
+  stopped = true;
+  showFinish();
+}
+
+function goOn() {
+  if (!stopped || !current) return false;
+  stopped = false;
+  show(current);
+  return true;
 }
 
 function wire() {
   for (const button of document.querySelectorAll("[data-choice]")) {
     button.addEventListener("click", (event) => {
       event.preventDefault();
-      choose(button.dataset.choice);
+      choose(button.dataset.choice, event);
     });
   }
   undoButton.addEventListener("click", undo);
-  $("help").addEventListener("click", () => $("help-dialog").showModal());
-  const guidelines = $("guidelines-toggle");
-  guidelines?.addEventListener("click", (event) => {
+  $("help").addEventListener("click", () => dialog.showModal());
+  $("stop").addEventListener("click", (event) => {
     event.preventDefault();
-    const panel = document.getElementById("guidelines");
-    panel.hidden = !panel.hidden;
-    guidelines.setAttribute("aria-expanded", String(!panel.hidden));
-    fit();
+    stop();
+  });
+  $("go-on")?.addEventListener("click", (event) => {
+    if (goOn()) event.preventDefault();
+  });
+  $("guidelines-toggle")?.addEventListener("click", (event) => {
+    event.preventDefault();
+    toggleGuidelines();
   });
   document.addEventListener("keydown", onKey);
-  addEventListener("resize", fit);
-  wireSwipe();
+  wireKeyDialog(dialog, keyMap);
+}
+
+function toggleGuidelines() {
+  const button = $("guidelines-toggle");
+  if (!button) return;
+  const panel = document.getElementById("guidelines");
+  panel.hidden = !panel.hidden;
+  button.setAttribute("aria-expanded", String(!panel.hidden));
+  stage.fit();
 }
 
 function onKey(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || $("help-dialog").open) return;
-  const choice = KEYS[event.key.length === 1 ? event.key.toLowerCase() : event.key];
-  if (choice) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing || dialog.open) return;
+  if (event.shiftKey && ARROWS[event.key]) {
     event.preventDefault();
-    if (!event.repeat) choose(choice); // a key held down is one vote
-  } else if (event.key === "u" || event.key === "Backspace") {
-    event.preventDefault();
-    undo();
-  } else if (event.key === "?") {
-    $("help-dialog").showModal();
+    if (stage.zoomed) stage.nudge(...ARROWS[event.key]);
+    return;
   }
-}
-
-function wireSwipe() {
-  let from = null;
-  let swiped = false;
-  stage.addEventListener("touchstart", (event) => {
-    from = event.touches.length === 1 ? { x: event.touches[0].clientX, y: event.touches[0].clientY } : null;
-    swiped = false;
-  }, { passive: true });
-  stage.addEventListener("touchend", (event) => {
-    if (!from) return;
-    const dx = event.changedTouches[0].clientX - from.x;
-    const dy = event.changedTouches[0].clientY - from.y;
-    from = null;
-    if (Math.abs(dx) < SWIPE_PX || Math.abs(dx) < 2 * Math.abs(dy)) return;
-    swiped = true;
-    choose(dx < 0 ? "left" : "right");
-  }, { passive: true });
-  stage.addEventListener("click", (event) => {
-    if (swiped) {
-      event.preventDefault();
-      event.stopPropagation();
-    }
-    swiped = false;
-  }, { capture: true });
+  const action = keyMap.action(keyOf(event));
+  if (!action) return;
+  event.preventDefault();
+  if (action === "zoom_in") stage.in();
+  else if (action === "zoom_out") stage.out();
+  else if (event.repeat) return; // a key held down is one vote
+  else if (action === "zoom_reset") stage.reset();
+  else if (action === "undo") undo();
+  else if (action === "guidelines") toggleGuidelines();
+  else if (action === "help") dialog.showModal();
+  else choose(action, event);
 }
 
 function showProgress() {
-  const total = others + mine;
-  $("progress-text").textContent = `${mine} of yours${budget ? ` · ${Math.min(total, budget)} of ${budget} in all` : ""}`;
+  const counted = Math.max(0, mine - outbox.nRefused);
+  const total = others + counted;
+  const inAll = budget ? ` · ${Math.min(total, budget)} of ${budget} in all` : "";
+  $("progress-text").textContent = `${counted} of yours${inAll}`;
   if (budget) $("progress").value = Math.min(total, budget);
-  if (started.votes >= 3) {
-    const seconds = (performance.now() - started.at) / 1000 / started.votes;
-    $("pace").textContent = `about ${seconds < 10 ? seconds.toFixed(1) : Math.round(seconds)} s a pair`;
-  }
+  const pace = visit.pace();
+  $("pace").textContent = pace ? `about ${pace} a pair` : "";
 }
 
-function showSync({ waiting, refused, signedOut }) {
+function showSync({ waiting, failing, refused, nRefused, signedOut }) {
   const sync = $("sync");
   if (signedOut) {
     sync.dataset.state = "refused";
     sync.textContent = `signed out: ${waiting} waiting on this device, sign in again to send`;
   } else if (waiting) {
     sync.dataset.state = "waiting";
-    sync.textContent = `${waiting} waiting`;
+    sync.textContent = `${waiting} waiting${failing || !navigator.onLine ? ", no connection" : ""}`;
   } else if (refused) {
     sync.dataset.state = "refused";
-    sync.textContent = `not counted: ${refused}`;
+    sync.textContent = nRefused > 1 ? `${nRefused} not counted: ${refused}` : `not counted: ${refused}`;
+    showProgress();
   } else {
     sync.dataset.state = "saved";
     sync.textContent = "saved";
   }
+  $("finish-sync").textContent = waiting
+    ? `${waiting} of your votes wait on this device; keep this page open, or come back to it, until they are sent.`
+    : "All of your votes are saved.";
 }
 
 function announce(text, visible = false) {
   $("announce").textContent = text;
-  $("message").textContent = visible ? text : "";
+  if (visible) $("message").textContent = text;
 }

@@ -1,5 +1,6 @@
 """Backup and restore: the same rows and blobs on either database, from a system at work, and never half of one."""
 
+import hashlib
 import io
 import json
 import tarfile
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 from ops_world import World, build_world
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from app.adapters.blobs import BlobStore
 from app.adapters.clock import Clock
@@ -19,6 +20,7 @@ from app.db.base import Base
 from app.db.migrate import migrate
 from app.db.models import Checkpoint, Comparison, Job, JobEvent, Preference
 from app.db.queries import jobs as job_queries
+from app.db.queries.portable_rows import current_tables
 from app.db.session import Database
 from app.domain.enums import EventKind
 from app.domain.errors import ConflictError, CorruptDataError, UnavailableError
@@ -243,23 +245,41 @@ def test_a_backup_of_a_newer_version_is_refused(
 def test_a_backup_of_the_first_version_loads_and_is_migrated(
     sqlite_database_url: str, blobs_of: Callable[[Path], BlobStore], clock: Clock, backup_file: Path, tmp_path: Path
 ) -> None:
-    """What an older version wrote knows fewer tables; it loads into that version's tables, which are then migrated."""
+    """An older version knew fewer tables and columns; what it wrote loads into its tables, which are then migrated."""
     database, blobs = Database(sqlite_database_url), blobs_of(tmp_path / "blobs")
     build_world(database, blobs, clock)
     back_up(database, blobs, backup_file, clock.now())
     first = Database(f"sqlite:///{tmp_path / 'first.sqlite3'}")
     migrate(first, "0001")
-    with first.engine.connect() as connection:
-        known = set(connection.dialect.get_table_names(connection))
+    inspector = inspect(first.engine)
+    known = {
+        table: {column["name"] for column in inspector.get_columns(table)} for table in inspector.get_table_names()
+    }
     first.dispose()
+    hashes: dict[str, str] = {}
 
     def older(name: str, data: bytes) -> bytes | None:
-        value = json.loads(data) if name.endswith(".json") else None
         if name == "backup.json":
-            value |= {"revision": "0001", "tables": {k: v for k, v in value["tables"].items() if k in known}}
-        elif name.startswith("tables/") and name[7:-6] not in known:
+            value = json.loads(data)
+            tables = {
+                table: {column: kind for column, kind in kinds.items() if column in known[table]}
+                for table, kinds in value["tables"].items()
+                if table in known
+            }
+            return json.dumps(value | {"revision": "0001", "tables": tables}).encode()
+        if name == "end.json":
+            value = json.loads(data)
+            return json.dumps(value | {"sha256": value["sha256"] | hashes}).encode()
+        if not name.startswith("tables/"):
+            return data
+        table = name[7:-6]
+        if table not in known:
             return None
-        return data if value is None else json.dumps(value).encode()
+        kept = [position for position, column in enumerate(current_tables()[table]) if column in known[table]]
+        rows = (json.loads(line) for line in data.splitlines())
+        data = b"".join(json.dumps([row[position] for position in kept]).encode() + b"\n" for row in rows)
+        hashes[table] = hashlib.sha256(data).hexdigest()
+        return data
 
     changed = tmp_path / "older.tar"
     _rewrite(backup_file, changed, older)

@@ -49,6 +49,27 @@ def test_a_transition_is_diffusers_step_on_every_timestep(eta: float, clip: bool
         torch.testing.assert_close(x_prev[i : i + 1], expected.prev_sample, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("eta", [0.25, 0.75, 1.0])
+def test_every_one_of_the_1000_timesteps_is_diffusers_step(eta: float) -> None:
+    schedule = ddim.make_schedule(CONFIG, steps=1000, eta=eta)
+    oracle = DDIMScheduler.from_config(CONFIG)
+    oracle.set_timesteps(1000)
+    assert torch.equal(schedule.timesteps, oracle.timesteps.long())
+    x_t, output, noise = images(1000, 1), images(1000, 2), images(1000, 3)
+    index = torch.arange(1000)
+    mean = ddim.transition_mean(schedule, index, *ddim.predict(schedule, index, x_t, output))
+    x_prev = mean + schedule.sigma.float()[:, None, None, None] * noise
+    expected = torch.cat(
+        [
+            oracle.step(
+                output[i : i + 1], timestep, x_t[i : i + 1], eta=eta, variance_noise=noise[i : i + 1]
+            ).prev_sample
+            for i, timestep in enumerate(oracle.timesteps)
+        ]
+    )
+    torch.testing.assert_close(x_prev, expected, rtol=1e-3, atol=1e-3)
+
+
 def test_eta_one_over_all_timesteps_is_the_ddpm_posterior() -> None:
     """Variance beta_tilde, and the mean of Algorithm 2, as diffusers' ancestral sampler computes it."""
     config = {**CONFIG, "clip_sample": False}
@@ -144,6 +165,27 @@ def test_outside_the_sde_window_steps_are_deterministic() -> None:
 def test_more_steps_than_timesteps_is_refused_before_any_work() -> None:
     with pytest.raises(JobError, match="1000 timesteps"):
         ddim.make_schedule(CONFIG, steps=1001, eta=1.0)
+
+
+def test_any_subsequence_of_the_timesteps_is_a_schedule() -> None:
+    chosen = [990, 700, 699, 12, 3]
+    schedule = ddim.make_schedule(CONFIG, steps=chosen, eta=0.5)
+    assert schedule.timesteps.tolist() == chosen
+    here, following = ALPHA_BAR[chosen], torch.cat([ALPHA_BAR[chosen[1:]], torch.ones(1, dtype=torch.float64)])
+    expected = 0.5 * ((1 - following) / (1 - here) * (1 - here / following)).sqrt()
+    torch.testing.assert_close(schedule.sigma, expected, rtol=2e-3, atol=1e-7)
+    leading = ddim.make_schedule(CONFIG, steps=40, eta=1.0)
+    again = ddim.make_schedule(CONFIG, steps=leading.timesteps.tolist(), eta=1.0)
+    assert torch.equal(again.sigma, leading.sigma)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "because"),
+    [([], "no timesteps"), ([3, 3], "fall strictly"), ([1, 5], "fall strictly"), ([1000, 1], "between 0 and 999")],
+)
+def test_what_is_no_subsequence_is_refused(timesteps: list[int], because: str) -> None:
+    with pytest.raises(JobError, match=because):
+        ddim.make_schedule(CONFIG, steps=timesteps, eta=1.0)
 
 
 def test_dynamic_thresholding_is_refused() -> None:

@@ -1,7 +1,7 @@
 """A whole finetune on a tiny policy: it learns, resumes bit for bit, refuses what is unsound, and stops when told."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -11,14 +11,18 @@ import pytest
 import torch
 from tiny import tiny_policy
 
+from app.domain.enums import Precision
 from app.domain.errors import CorruptDataError, JobCancelledError, JobError
 from app.domain.specs import FinetuneSpec
+from worker.ml import ddim
 from worker.ml.ddpo import Outcome, finetune
-from worker.ml.policy import Policy
+from worker.ml.learner import RATIO_TOLERANCE
+from worker.ml.policy import Policy, load_policy
+from worker.ml.pretrained import BUNDLED
 from worker.ml.progress import SilentMonitor
 from worker.ml.rewards import CheckedReward, CombinedReward, Images
 from worker.ml.rewards.pixels import brightness, colourfulness
-from worker.ml.state import read_state
+from worker.ml.state import RunState, read_state, write_state
 
 
 def make_spec(**fields: Any) -> FinetuneSpec:
@@ -180,12 +184,23 @@ def test_every_row_tells_the_run(tmp_path: Path) -> None:
     assert monitor.fractions[-1] == pytest.approx(1.0)
 
 
-def test_gradient_norms_stay_within_50_times_their_median_at_every_timestep(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("model", "samples"), [("tiny", 8), ("critters-64", 2)])
+def test_gradient_norms_stay_within_50_times_their_median_at_every_timestep(
+    model: str, samples: int, tmp_path: Path
+) -> None:
     monitor = Recorder()
-    run(make_spec(epochs=1, steps=20, samples_per_epoch=8), tmp_path, sink=Sink(), monitor=monitor)
+    policy = tiny_policy() if model == "tiny" else load_policy(BUNDLED[model])
+    spec = make_spec(epochs=1, steps=20, samples_per_epoch=samples, eval={"every": 1, "n": 1})
+    run(spec, tmp_path, sink=Sink(), monitor=monitor, policy=policy)
     norms = monitor.rows[0]["grad_norm_t"]
     assert len(norms) == 19
     assert max(norms) < 50 * float(np.median(norms))
+
+
+def test_training_on_the_deterministic_step_ends_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ddim.Schedule, "trainable", property(lambda schedule: list(range(len(schedule)))))
+    with pytest.raises(JobError, match="sigma = 0 has no log-density"):
+        run(make_spec(), tmp_path, sink=Sink())
 
 
 def test_a_network_that_is_not_the_same_twice_fails_the_ratio_check(tmp_path: Path) -> None:
@@ -195,8 +210,30 @@ def test_a_network_that_is_not_the_same_twice_fails_the_ratio_check(tmp_path: Pa
         run(make_spec(), tmp_path, sink=Sink(), policy=policy)
 
 
-def test_bf16_stays_within_its_tolerance_of_ratio_one(tmp_path: Path) -> None:
-    assert run(make_spec(epochs=1, precision="bf16"), tmp_path, sink=Sink()).epochs == 1
+@pytest.mark.parametrize("precision", list(Precision))
+def test_the_ratio_is_one_before_the_first_update_at_any_batch_size(
+    precision: Precision, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    """The tolerance that ends a run, and how far from it this machine is: one update, so nothing has changed yet."""
+    for batch_size in (1, 5, 30):
+        monitor = Recorder()
+        spec = make_spec(epochs=1, precision=precision, updates_per_epoch=1, batch_size=batch_size)
+        run(spec, tmp_path, sink=Sink(), monitor=monitor)
+        deviation = monitor.rows[0]["ratio_max_dev"]
+        record_property(f"ratio_max_dev at batch size {batch_size}", deviation)
+        assert deviation < RATIO_TOLERANCE[precision]
+    assert RATIO_TOLERANCE == {Precision.FP32: 1e-5, Precision.BF16: 1e-2}
+
+
+def test_bf16_learns_along_the_gradient_of_fp32(tmp_path: Path) -> None:
+    """One plain step each, on the same bf16 rollouts' seeds: autocast rounds the network, not the scheduler's maths."""
+    moved = []
+    for precision in Precision:
+        sink = Sink()
+        spec = make_spec(epochs=1, precision=precision, updates_per_epoch=1, samples_per_epoch=16, adam_eps=1.0)
+        run(spec, tmp_path, sink=sink)
+        moved.append(torch.cat([(sink.weights[1][name] - sink.weights[0][name]).flatten() for name in sink.weights[0]]))
+    assert float(torch.cosine_similarity(moved[0], moved[1], dim=0)) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -231,6 +268,43 @@ def test_a_torn_altered_or_foreign_state_is_refused(tmp_path: Path) -> None:
         run(make_spec(epochs=2), tmp_path, sink=Sink(), state=sink.state)
 
 
+def test_a_state_that_could_not_be_written_leaves_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state.safetensors"
+    write_state(RunState({"weights": torch.ones(3)}, {"epoch": 1}), path)
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_state(RunState({"weights": torch.zeros(3)}, {"epoch": 2}), path)
+    found = read_state(path)
+    assert (found.values, found.tensors["weights"].tolist()) == ({"epoch": 1}, [1.0, 1.0, 1.0])
+
+
+def test_running_out_of_memory_in_an_update_names_the_batch_size_and_keeps_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first epoch fits; the second one's update asks the allocator for more than any machine has."""
+    sink, policy = Sink(), tiny_policy()
+    plain, calls = policy.unet.forward, 0
+
+    def grows(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += torch.is_grad_enabled()
+        if calls > 8 and torch.is_grad_enabled():
+            torch.empty(1 << 60)
+        return plain(*args, **kwargs)
+
+    monkeypatch.setattr(policy.unet, "forward", grows)
+    with pytest.raises(JobError, match=r"batches of [57] images; try batch_size [23]"):
+        run(make_spec(), tmp_path, sink=sink, policy=policy)
+    assert sink.epochs_saved[-1] >= 1
+    assert run(make_spec(), tmp_path, sink=sink, state=sink.state).epochs == 3
+
+
 def test_the_guard_stops_on_kl_and_names_the_last_good_epoch(tmp_path: Path) -> None:
     spec = make_spec(guard={"max_kl_nats": 1e-2}, eval={"every": 1, "n": 4})
     outcome = run(spec, tmp_path, sink=Sink())
@@ -245,6 +319,45 @@ def test_the_guard_stops_when_diversity_is_lost(tmp_path: Path) -> None:
     outcome = run(spec, tmp_path, sink=Sink(), diversity=lambda images: next(values))
     assert (outcome.epochs, outcome.last_good_epoch) == (2, 1)
     assert "0.40 of the base's" in str(outcome.stopped_by)
+
+
+def test_the_guard_stops_when_a_held_out_reward_falls(tmp_path: Path) -> None:
+    calls = 0
+
+    def falls_in_the_end(images: Images) -> np.ndarray:
+        nonlocal calls
+        calls += 1
+        return np.arange(len(images)) - (2.0 if calls == 3 else 0.0)  # standard deviation 1.118 over four samples
+
+    spec = make_spec(
+        guard={"max_holdout_drop": 1.5, "holdout_rewards": [{"name": "sharpness"}]}, eval={"every": 1, "n": 4}
+    )
+    sink = Sink()
+    outcome = run(spec, tmp_path, sink=sink, holdout={"sharpness": falls_in_the_end})
+    assert (outcome.epochs, outcome.last_good_epoch) == (2, 1)
+    assert "'sharpness' fell by 1.79 of the base's standard deviations" in str(outcome.stopped_by)
+    assert sink.weights.keys() == {0, 1, 2}
+
+
+def test_the_guards_measure_survives_a_resume(tmp_path: Path) -> None:
+    spec = make_spec(
+        guard={"max_holdout_drop": 0.5, "holdout_rewards": [{"name": "sharpness"}]}, eval={"every": 1, "n": 4}
+    )
+    sink = Sink()
+    steady = np.arange(4.0)
+    with pytest.raises(JobCancelledError):
+        run(spec, tmp_path, sink=sink, monitor=Recorder(stop_at=8), holdout={"sharpness": lambda images: steady})
+    outcome = run(spec, tmp_path, sink=sink, state=sink.state, holdout={"sharpness": lambda images: steady - 1})
+    assert "'sharpness' fell by 0.89" in str(outcome.stopped_by)
+
+
+def test_kl_is_told_apart_over_the_trained_steps_and_over_the_whole_chain(tmp_path: Path) -> None:
+    monitor = Recorder()
+    spec = make_spec(sde_window={"start": 0, "length": 2}, eval={"every": 1, "n": 4})
+    run(spec, tmp_path, sink=Sink(), monitor=monitor)
+    for row in monitor.rows[1:]:
+        assert row["kl_nats"] == row["kl_trained_nats"] > 0
+        assert row["eval_kl_nats"] > 2 * row["eval_kl_trained_nats"] > 0
 
 
 def test_adapters_are_merged_into_what_is_stored_and_leave_the_base_alone(tmp_path: Path) -> None:

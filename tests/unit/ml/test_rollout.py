@@ -69,6 +69,24 @@ def test_samples_are_those_of_diffusers_own_loop(policy: Policy, eta: float) -> 
     assert same_image(drawn, decode(x))
 
 
+def test_all_steps_with_eta_one_are_the_ancestral_sampler_of_ddpm() -> None:
+    """Algorithm 2 (arXiv:2006.11239) written out, with the posterior's variance."""
+    total, shape = 60, (1, *SHAPE)
+    policy = Policy(tiny_policy().unet, {**SCHEDULER, "num_train_timesteps": total, "clip_sample": False})
+    beta = torch.linspace(1e-4, 0.02, total, dtype=torch.float64)
+    alpha_bar = torch.cumprod(1 - beta, 0)
+    x = noise_of_step([5], START, SHAPE)
+    for i, t in enumerate(reversed(range(total))):
+        with torch.no_grad():
+            noise_pred = policy.unet(x, t).sample
+        x = (x - float(beta[t] / (1 - alpha_bar[t]).sqrt()) * noise_pred) / float((1 - beta[t]).sqrt())
+        if t > 0:
+            variance = beta[t] * (1 - alpha_bar[t - 1]) / (1 - alpha_bar[t])
+            x = x + float(variance.sqrt()) * noise_of_step([5], i + 1, SHAPE)
+    assert x.shape == shape
+    assert same_image(draw_samples(policy, [5], steps=total, eta=1.0, monitor=SilentMonitor()), decode(x))
+
+
 def test_decode_rounds_and_clamps() -> None:
     x = torch.tensor([-2.0, -1.0, 0.0, 1.0, 3.0, 0.5]).reshape(1, 1, 2, 3).expand(1, 3, 2, 3)
     assert decode(x)[0, :, :, 0].reshape(-1).tolist() == [0, 0, 128, 255, 255, 191]
@@ -91,9 +109,10 @@ def test_kl_to_the_reference_is_zero_for_itself_and_positive_for_another(policy:
     schedule = ddim.make_schedule(SCHEDULER, steps=6, eta=1.0)
     itself = collect(policy, range(10), schedule, batch_size=4, reference=tiny_policy())
     other = collect(policy, range(10), schedule, batch_size=4, reference=tiny_policy(seed=1))
-    assert itself.kl.shape == (8,)
+    assert itself.kl.shape == (8, 6)
     assert float(itself.kl.max()) < 1e-3
-    assert float(other.kl.min()) > 1
+    assert float(other.kl.sum(1).min()) > 1
+    assert float(other.kl[:, -1].max()) == 0  # the last transition has no density
 
 
 class StopAfter(SilentMonitor):

@@ -13,6 +13,7 @@ from worker.ml.rewards.host import RewardHost
 
 Images = UInt8[np.ndarray, "n h w 3"]
 Rewards = Float[np.ndarray, " n"]
+RewardMap = Float[np.ndarray, "n rows columns"]
 
 
 @runtime_checkable
@@ -21,6 +22,15 @@ class Reward(Protocol):
 
     def __call__(self, images: Images) -> Rewards:
         """Rewards in the order of `images`."""
+        ...
+
+
+@runtime_checkable
+class MappedReward(Reward, Protocol):
+    """A reward that is nearly a sum over tiles of the image and can say what each contributed."""
+
+    def reward_map(self, images: Images) -> RewardMap:
+        """Contributions of equal tiles; they sum to the reward, but for a constant."""
         ...
 
 
@@ -94,6 +104,20 @@ class CheckedReward:
                 "fix the reward or take it out of the spec."
             )
         return rewards
+
+    def reward_map(self, images: Images) -> RewardMap:
+        """The wrapped reward's map.
+
+        Raises:
+            JobError: the reward has none, or gave numbers that are not finite.
+        """
+        inner = self._reward
+        if not isinstance(inner, MappedReward):
+            raise JobError(f"The reward {self.name!r} cannot say where in the image it was earned; use credit 'image'.")
+        tiles = inner.reward_map(images)
+        if not np.isfinite(tiles).all():
+            raise JobError(f"The map of the reward {self.name!r} is NaN or infinite; use credit 'image'.")
+        return tiles
 
 
 def require_between(name: str, value: object, low: float, high: float) -> float:

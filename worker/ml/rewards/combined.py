@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from app.domain.errors import JobError
-from worker.ml.rewards.base import CheckedReward, Images, Rewards
+from worker.ml.rewards.base import CheckedReward, Images, RewardMap, Rewards
 
 _SMALLEST_STD = 1e-8
 
@@ -33,6 +33,13 @@ class CombinedReward:
         for weight, values, (mean, std) in zip(self._weights, columns, self.statistics, strict=True):
             total += weight * (values - mean) / std
         return total
+
+    def reward_map(self, images: Images) -> RewardMap:
+        """The weighted sum of all maps; before the first call, in the rewards' own units."""
+        statistics = self.statistics or [(0.0, 1.0)] * len(self._rewards)
+        maps = [reward.reward_map(images) for reward in self._rewards]
+        parts = [w * m / std for w, m, (_, std) in zip(self._weights, maps, statistics, strict=True)]
+        return np.asarray(np.sum(parts, axis=0))
 
     @staticmethod
     def _reference(name: str, values: Rewards) -> tuple[float, float]:

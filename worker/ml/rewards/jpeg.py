@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from PIL import Image
 
-from worker.ml.rewards.base import Images, RewardInfo, RewardPlugin, Rewards, require_between
+from worker.ml.rewards.base import Images, RewardInfo, RewardMap, RewardPlugin, Rewards, require_between
 from worker.ml.rewards.host import RewardHost
+from worker.ml.rewards.jpeg_blocks import block_kilobytes
 
 _POOL = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="jpeg")
 
@@ -22,6 +23,10 @@ class JpegSize:
 
     def __call__(self, images: Images) -> Rewards:
         return self._sign * np.fromiter(_POOL.map(self._kilobytes, images), dtype=np.float64, count=len(images))
+
+    def reward_map(self, images: Images) -> RewardMap:
+        """`sign` times the kB of every 8x8 block."""
+        return self._sign * block_kilobytes(images, quality=self._quality)
 
     def _kilobytes(self, image: np.ndarray) -> float:
         buffer = io.BytesIO()

@@ -3,9 +3,10 @@
 import numpy as np
 from jaxtyping import Float
 
-from worker.ml.rewards.base import Images, RewardInfo, RewardPlugin, Rewards
+from worker.ml.rewards.base import Images, RewardInfo, RewardMap, RewardPlugin, Rewards
 from worker.ml.rewards.host import RewardHost
 
+_TILE = 8
 _LUMA = np.array([0.299, 0.587, 0.114])
 
 
@@ -17,6 +18,25 @@ def luma(images: Images) -> Float[np.ndarray, "n h w"]:
 def brightness(images: Images) -> Rewards:
     """Mean luma in [0, 1]."""
     return np.asarray(luma(images).mean(axis=(1, 2)))
+
+
+class Brightness:
+    """`brightness` as a reward that knows where: the mean is a sum over squares of 8x8 pixels."""
+
+    def __call__(self, images: Images) -> Rewards:
+        return brightness(images)
+
+    def reward_map(self, images: Images) -> RewardMap:
+        """What every square adds to the mean.
+
+        Raises:
+            ValueError: the squares do not tile the images.
+        """
+        n, height, width, _ = images.shape
+        if height % _TILE or width % _TILE:
+            raise ValueError(f"squares of {_TILE} pixels do not tile images of {width}x{height}")
+        squares = luma(images).reshape(n, height // _TILE, _TILE, width // _TILE, _TILE)
+        return np.asarray(squares.sum(axis=(2, 4)) / (height * width))
 
 
 def colourfulness(images: Images) -> Rewards:
@@ -73,7 +93,7 @@ def _sharpness(_: RewardHost) -> RewardInfo:
 
 
 PLUGINS = (
-    RewardPlugin("brightness", _brightness, lambda _: brightness),
+    RewardPlugin("brightness", _brightness, lambda _: Brightness()),
     RewardPlugin("colourfulness", _colourfulness, lambda _: colourfulness),
     RewardPlugin("sharpness", _sharpness, lambda _: sharpness),
 )

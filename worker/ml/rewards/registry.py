@@ -8,7 +8,7 @@ from uuid import UUID
 from app.domain.errors import InvalidSpecError, UnavailableError
 from app.domain.specs import RewardTerm
 from worker.ml.rewards import aesthetic, age, clip_similarity, jpeg, pixels
-from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardPlugin, Rewards
+from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardMap, RewardPlugin, Rewards
 from worker.ml.rewards.combined import CombinedReward
 from worker.ml.rewards.host import RewardHost
 
@@ -85,12 +85,15 @@ def build_reward(
 class Weighted:
     """One reward times a number, in its own unit."""
 
-    def __init__(self, reward: Reward, weight: float) -> None:
+    def __init__(self, reward: CheckedReward, weight: float) -> None:
         self._reward = reward
         self._weight = weight
 
     def __call__(self, images: Images) -> Rewards:
         return self._weight * self._reward(images)
+
+    def reward_map(self, images: Images) -> RewardMap:
+        return self._weight * self._reward.reward_map(images)
 
 
 def _build(term: RewardTerm, preference: Callable[[UUID], Reward], host: RewardHost) -> Reward:

@@ -1,0 +1,158 @@
+"""Geometry of figures that the server draws as SVG, which need no script and print well; units are of the viewBox."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+WIDTH, HEIGHT = 640, 260
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
+_COLUMNS, _ROWS = 120, 28  # at most: more epochs share a column
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A mark on an axis: where it is, and what it says."""
+
+    at: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A rectangle of a density; `share` is that of its column's samples."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    opacity: float
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Cells and a line over common axes."""
+
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    line: str
+    """Points of an SVG polyline; empty without a line."""
+    cells: list[Cell]
+
+
+class _Scale:
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        if not high > low:
+            spread = abs(low) * 0.05 or 1.0
+            low, high = low - spread, high + spread
+        self.low, self.high, self._start, self._end = low, high, start, end
+
+    def __call__(self, value: float) -> float:
+        share = (value - self.low) / (self.high - self.low)
+        return round(self._start + share * (self._end - self._start), 1)
+
+    def ticks(self, n: int = 5) -> list[Tick]:
+        step = _round_step((self.high - self.low) / n)
+        first = math.ceil(self.low / step)
+        last = math.floor(self.high / step + 1e-9)
+        return [Tick(self(k * step), _label(k * step)) for k in range(first, last + 1)]
+
+
+def distribution_chart(columns: Mapping[str, Sequence[Any]]) -> Chart | None:
+    """The reward of every sample of every epoch as a density, with the mean as a line (thesis, figure 5.3).
+
+    Args:
+        columns: a finetune's metrics; `reward_histogram` counts samples in equal bins from `reward_min` to
+            `reward_max`.
+
+    Returns:
+        None where no epoch has told its distribution.
+    """
+    told = [
+        (int(epoch), counts, float(low), float(high), float(mean))
+        for epoch, counts, low, high, mean in zip(
+            *(
+                columns.get(name, [])
+                for name in ("epoch", "reward_histogram", "reward_min", "reward_max", "reward_mean")
+            ),
+            strict=False,
+        )
+        if counts
+    ]
+    if not told:
+        return None
+    first, last = told[0][0], told[-1][0]
+    y = _Scale(min(row[2] for row in told), max(row[3] for row in told), HEIGHT - BOTTOM, TOP)
+    n_columns = min(_COLUMNS, last - first + 1)
+    x = _Scale(first - 0.5, last + 0.5, LEFT, WIDTH - RIGHT)
+    grid = [[0.0] * _ROWS for _ in range(n_columns)]
+    for epoch, counts, low, high, _ in told:
+        column = min(n_columns - 1, (epoch - first) * n_columns // (last - first + 1))
+        for index, count in enumerate(counts):
+            value = low + (high - low) * (index + 0.5) / len(counts)
+            row = min(_ROWS - 1, int((value - y.low) / (y.high - y.low) * _ROWS))
+            grid[column][row] += count
+    width = (WIDTH - LEFT - RIGHT) / n_columns
+    height = (HEIGHT - TOP - BOTTOM) / _ROWS
+    cells = []
+    for column, rows in enumerate(grid):
+        total = sum(rows)
+        for row, count in enumerate(rows):
+            if count:
+                share = count / total
+                low = y.low + (y.high - y.low) * row / _ROWS
+                title = f"{count:.0f} samples ({share:.0%}) from {low:.4g} to {low + (y.high - y.low) / _ROWS:.4g}"
+                top = HEIGHT - BOTTOM - (row + 1) * height
+                opacity = round(min(1.0, 0.12 + 2.5 * share), 2)
+                cells.append(
+                    Cell(
+                        round(LEFT + column * width, 1),
+                        round(top, 1),
+                        round(width, 1),
+                        round(height, 1),
+                        opacity,
+                        title,
+                    )
+                )
+    line = " ".join(f"{x(epoch)},{y(mean)}" for epoch, _, _, _, mean in told)
+    return Chart(_epoch_ticks(x, first, last), y.ticks(), line, cells)
+
+
+def line_chart(columns: Mapping[str, Sequence[Any]], name: str) -> Chart | None:
+    """One metric over epochs; None where fewer than two epochs have it."""
+    points = [
+        (int(epoch), float(value))
+        for epoch, value in zip(columns.get("epoch", []), columns.get(name, []), strict=False)
+        if isinstance(value, int | float)
+    ]
+    if len(points) < 2:
+        return None
+    stride = math.ceil(len(points) / 600)
+    points = [*points[:-1:stride], points[-1]]
+    values = [value for _, value in points]
+    y = _Scale(min(values), max(values), HEIGHT - BOTTOM, TOP)
+    x = _Scale(points[0][0] - 0.5, points[-1][0] + 0.5, LEFT, WIDTH - RIGHT)
+    line = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in points)
+    return Chart(_epoch_ticks(x, points[0][0], points[-1][0]), y.ticks(), line, [])
+
+
+def _epoch_ticks(x: _Scale, first: int, last: int) -> list[Tick]:
+    step = max(1, round(_round_step((last - first) / 8))) if last > first else 1
+    return [Tick(x(epoch), str(epoch)) for epoch in range(math.ceil(first / step) * step, last + 1, step)]
+
+
+def _label(value: float) -> str:
+    """Small numbers with an exponent, others as they are."""
+    if value == 0 or abs(value) >= 1e-3:
+        return f"{value:.6g}"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{float(digits):g}e{int(exponent)}"
+
+
+def _round_step(rough: float) -> float:
+    """The step of 1, 2 or 5 times a power of ten that is next to `rough`."""
+    if rough <= 0:
+        return 1.0
+    power = 10.0 ** math.floor(math.log10(rough))
+    return min((1, 2, 5, 10), key=lambda factor: abs(factor * power - rough)) * power
