@@ -3,8 +3,8 @@
 
 The second checkpoint is the bundled one with its weights disturbed, which costs what a finetuned one costs. Every kind
 starts on a fresh data folder, so the samples that it needs are drawn within its time; `again` runs the same spec a
-second time, and `same` says whether the document came out with the same hash. CPU seconds are of all threads: on a machine
-that does other things as well they say more than the clock.
+second time, and `same` says whether the document came out with the same hash. CPU seconds are of all threads: on a
+machine that does other things as well they say more than the clock.
 """
 
 import argparse
@@ -56,14 +56,12 @@ def main() -> None:
         "torch": torch.__version__,
         "kinds": {},
     }
-    print(
-        f"{'kind':>20} {'checkpoints':>12} {'seconds':>9} {'CPU s':>8} {'again':>8} {'same':>6} {'load':>6} {'peak MB':>8}"
-    )
+    print(f"{'kind':>20} {'models':>7} {'seconds':>9} {'CPU s':>8} {'again':>8} {'same':>6} {'load':>6} {'peak MB':>8}")
     for kind in arguments.kind or KINDS:
         row = measure(kind, n=arguments.n, steps=arguments.steps)
         report["kinds"][kind] = row
         print(
-            f"{kind:>20} {row['checkpoints']:>12} {row['seconds']:>9.1f} {row['cpu_seconds']:>8.1f} "
+            f"{kind:>20} {row['checkpoints']:>7} {row['seconds']:>9.1f} {row['cpu_seconds']:>8.1f} "
             f"{row['again_seconds']:>8.1f} "
             f"{'yes' if row['same'] else 'NO':>6} {row['load_average']:>6.1f} {row['peak_mb']:>8.0f}",
             flush=True,

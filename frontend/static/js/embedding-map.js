@@ -21,6 +21,7 @@ async function wire(root) {
   const picked = root.querySelector("[data-picked]");
   const svg = root.querySelector("svg");
 
+  root.dataset.ready = "";
   svg.addEventListener("pointermove", look);
   svg.addEventListener("pointerdown", look);
 
