@@ -21,6 +21,7 @@ class JobKind(StrEnum):
     EVALUATE = "evaluate"
     ANALYZE = "analyze"
     PRETRAIN = "pretrain"
+    PUSH = "push"
 
     @property
     def task_name(self) -> str:

@@ -84,6 +84,8 @@ class RewardModelSpec(Spec):
     """Frozen image encoder; empty means the configured default."""
     ensemble: int = Field(default=5, ge=1, le=32)
     """Number of heads; their disagreement is the uncertainty."""
+    weigh_raters: bool = True
+    """Count votes of raters who hardly follow the others, or miss gold pairs, less in the fit."""
     seed: Seed = 0
 
 
@@ -342,7 +344,19 @@ class PretrainSpec(Spec):
     """Store a resumable state and a sample sheet every so many updates."""
 
 
-AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec
+class PushSpec(Spec):
+    """Push a checkpoint to a model hub, as a repository that `DDPMPipeline.from_pretrained` opens."""
+
+    checkpoint_id: UUID
+    repo_id: str = Field(min_length=3, max_length=192, pattern=r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+    """Where to, as organisation/model; made if it is not there."""
+    private: bool = True
+    """Whether a repository that is made for it is private."""
+    message: str = Field(default="", max_length=300)
+    """Message of the commit; empty names the checkpoint."""
+
+
+AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec | PushSpec
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.SAMPLE: SampleSpec,
@@ -351,6 +365,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.EVALUATE: EvaluateSpec,
     JobKind.ANALYZE: AnalyzeSpec,
     JobKind.PRETRAIN: PretrainSpec,
+    JobKind.PUSH: PushSpec,
 }
 
 

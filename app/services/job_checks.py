@@ -19,6 +19,7 @@ from app.domain.specs import (
     FolderSource,
     GuidanceSpec,
     PretrainSpec,
+    PushSpec,
     RewardModelSpec,
     RewardTerm,
     SampleSpec,
@@ -58,6 +59,8 @@ def check_references(session: Session, settings: Settings, spec: Spec) -> None:
         folder = folder_inside(settings.models_root, spec.data.path, field="spec.data.path")
         if folder is None:
             problems.add("spec.data.path", f"There is no folder {spec.data.path!r} in the configured models folder.")
+    if isinstance(spec, PushSpec) and settings.hub_token is None:
+        problems.add("spec.repo_id", "No hub token is configured: set TASTEMAKER_HUB_TOKEN for web and worker first.")
     if problems.errors:
         fields = ", ".join(error["field"] for error in problems.errors)
         raise InvalidSpecError(f"The spec refers to what is not there: see {fields}.", problems.errors)
@@ -73,7 +76,7 @@ def _check_checkpoints(session: Session, spec: Spec, problems: _Problems) -> Non
 
 def _named_checkpoints(spec: Spec) -> Iterator[tuple[str, UUID]]:
     match spec:
-        case SampleSpec() | FinetuneSpec():
+        case SampleSpec() | FinetuneSpec() | PushSpec():
             yield "spec.checkpoint_id", spec.checkpoint_id
         case EvaluateSpec() | AnalyzeSpec():
             for index, id in enumerate(spec.checkpoint_ids):

@@ -1,6 +1,7 @@
 """Jobs: submit, list, follow, cancel, and start again."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,19 +14,23 @@ from app.adapters.blobs import BlobStore
 from app.adapters.queue import JobQueue
 from app.config import Settings
 from app.db.models import Checkpoint, Job, LabelSnapshot
+from app.db.queries import campaigns as campaign_queries
 from app.db.queries import job_lists as queries
 from app.db.queries import jobs as job_queries
+from app.db.queries import trust as trust_queries
 from app.db.queries.keyset import Position, Slice
 from app.db.queries.snapshot import votes_for_snapshot
 from app.db.session import run_after_commit
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
+from app.domain.rater_health import rater_weights
 from app.domain.specs import (
     AnalyzeSpec,
     EvaluateSpec,
     FinetuneSpec,
     PretrainSpec,
+    PushSpec,
     RewardModelSpec,
     SampleSpec,
     Spec,
@@ -35,6 +40,7 @@ from app.services import audit
 from app.services.accounts import Principal
 from app.services.job_checks import check_references
 from app.services.job_views import JobEventView, JobView, view_event, view_job
+from app.services.votes import as_vote
 
 _MAX_NAME = 120
 
@@ -62,7 +68,7 @@ def submit(to: Submission, kind: JobKind, payload: Mapping[str, Any], *, name: s
     spec = check(to, kind, payload)
     inputs: dict[str, Any] = {}
     if isinstance(spec, RewardModelSpec):
-        inputs["snapshot_id"] = str(_freeze_labels(to, spec.campaign_id).id)
+        inputs["snapshot_id"] = str(_freeze_labels(to, spec).id)
     job = Job(
         kind=kind,
         name=(name or _default_name(to.session, kind, spec))[:_MAX_NAME],
@@ -218,17 +224,25 @@ def _announce_queued(session: Session, queue: JobQueue, job: Job, now: datetime)
     run_after_commit(session, lambda: queue.send(kind, job_id))
 
 
-def _freeze_labels(to: Submission, campaign_id: UUID) -> LabelSnapshot:
-    votes = votes_for_snapshot(to.session, campaign_id)
+def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:
+    """Votes that count now, each with what its rater's health lets it weigh."""
+    votes = votes_for_snapshot(to.session, spec.campaign_id)
     if not any(Choice(vote["choice"]).left_share is not None for vote in votes):
         message = "This campaign has no votes to learn from yet (skips and 'both bad' do not count); rate some pairs."
         raise InvalidSpecError(message, [{"field": "spec.campaign_id", "message": message}])
+    weights: dict[UUID, float] = {}
+    if spec.weigh_raters:
+        rows = campaign_queries.votes(to.session, spec.campaign_id)
+        weights = rater_weights([as_vote(row) for row in rows if not row.is_retracted])
+    for vote in votes:
+        vote["weight"] = round(weights.get(UUID(vote["rater"]), 1.0), 6)
     lines = "".join(json.dumps(vote, sort_keys=True, separators=(",", ":")) + "\n" for vote in votes).encode()
     snapshot = LabelSnapshot(
-        campaign_id=campaign_id, sha256=to.blobs.put(lines), n_labels=len(votes), created_at=to.now
+        campaign_id=spec.campaign_id, sha256=to.blobs.put(lines), n_labels=len(votes), created_at=to.now
     )
     to.session.add(snapshot)
     to.session.flush()
+    trust_queries.add_snapshot_raters(to.session, snapshot.id, Counter(UUID(vote["rater"]) for vote in votes), weights)
     return snapshot
 
 
@@ -245,6 +259,8 @@ def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
             return f"{_checkpoint_name(session, spec.checkpoint_id)} toward {' + '.join(rewards)}"
         case EvaluateSpec():
             return f"Evaluate {len(spec.checkpoint_ids)} checkpoints"
+        case PushSpec():
+            return f"Push {_checkpoint_name(session, spec.checkpoint_id)} to {spec.repo_id}"
         case AnalyzeSpec():
             return f"{spec.kind.label} of {_checkpoint_name(session, spec.checkpoint_ids[-1])}"
         case PretrainSpec():

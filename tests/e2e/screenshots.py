@@ -27,6 +27,8 @@ def pages_of_world(world: object) -> dict[str, str]:
         "rate-guidelines": f"/rate/{get('fresh_campaign')}?guidelines=1",
         "campaigns": "/campaigns",
         "campaign": f"/campaigns/{get('campaign')}",
+        "rater": f"/campaigns/{get('campaign')}/raters/{get('rater')}",
+        "gold": f"/campaigns/{get('campaign')}/gold",
         "campaign-new": "/campaigns/new",
         "jobs": "/jobs",
         "job-running": f"/jobs/{get('running')}",

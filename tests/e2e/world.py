@@ -21,6 +21,7 @@ from app.db.models import (
     CampaignCheckpoint,
     Checkpoint,
     Comparison,
+    GoldPair,
     Job,
     JobEvent,
     LabelSnapshot,
@@ -80,6 +81,8 @@ class World:
     """Without votes, open to every rater, with guidelines."""
     tournament: UUID
     reward_model: UUID
+    rater: UUID
+    """Who voted in `campaign`."""
     trajectory: UUID
     embedding_map: UUID
     diversity: UUID
@@ -93,6 +96,19 @@ class World:
 def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
     """Fill an empty, migrated database."""
     return _Builder(session, blobs, now).build()
+
+
+def sheet_images() -> list[bytes]:
+    """The bundled model's sample sheet, cut into PNG files of one sample each."""
+    sheet = Image.open(_SHEET).convert("RGB")
+    files: list[bytes] = []
+    for y in range(0, sheet.height, _TILE):
+        for x in range(0, sheet.width, _TILE):
+            out = io.BytesIO()
+            tile = sheet.crop((x, y, x + _TILE, y + _TILE)).resize((_EDGE, _EDGE), Image.Resampling.BOX)
+            tile.save(out, "PNG")
+            files.append(out.getvalue())
+    return files
 
 
 class _Builder:
@@ -121,7 +137,9 @@ class _Builder:
         self.base_eval = self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
         self._measure(base, 0.02, 0.11)
         campaign = self._campaign("First taste", "Which critter do you like better?", Strategy.UNIFORM, [base], age=240)
-        self._votes(campaign, drawn, raters, n=168)
+        self._votes(campaign, drawn[:24], raters, n=168)
+        for better, worse in ((40, 47), (52, 61)):
+            self._gold(campaign, drawn[better], drawn[worse])
         reward_model = self._reward_model(campaign)
         finished, tuned = self._finetune(base, reward_model)
         running = self._running_finetune(base)
@@ -151,6 +169,7 @@ class _Builder:
             base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
             finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
+            rater=raters[2].id,
             **analyses,
         )  # fmt: skip
 
@@ -295,6 +314,7 @@ class _Builder:
 
     def _votes(self, campaign: Campaign, samples: Sequence[Sample], raters: Sequence[User], *, n: int) -> None:
         seen = set()
+        seed_of = {sample.id: sample.seed for sample in samples}
         while len(seen) < n:
             a, b = canonical(*(sample.id for sample in self.rng.sample(list(samples), 2)))
             if (a, b) in seen:
@@ -312,7 +332,9 @@ class _Builder:
             )  # fmt: skip
             self.session.add(lease)
             self.session.flush()
-            choice = self.rng.choices(list(Choice), weights=[46, 44, 6, 2, 2])[0]
+            # two raters share a taste, the third flips coins
+            taste = [84, 6] if seed_of[a] < seed_of[b] else [6, 84]
+            choice = self.rng.choices(list(Choice), weights=[*(taste if rater != raters[2] else [46, 44]), 6, 2, 2])[0]
             self.session.add(
                 Preference(
                     comparison_id=lease.id,
@@ -325,6 +347,15 @@ class _Builder:
                 )
             )
         campaign.n_leased += n
+
+    def _gold(self, campaign: Campaign, better: Sample, worse: Sample) -> None:
+        a, b = canonical(better.id, worse.id)
+        pair = Pair(campaign_id=campaign.id, sample_a_id=a, sample_b_id=b, n_leased=0, created_at=self.now)
+        self.session.add(pair)
+        self.session.flush()
+        self.session.add(
+            GoldPair(pair_id=pair.id, campaign_id=campaign.id, better_sample_id=better.id, created_at=self.now)
+        )
 
     def _job(
         self, kind: JobKind, name: str, status: JobStatus, *, age: float, spec: dict[str, object],

@@ -20,6 +20,7 @@ from app.web.api import (
     reward_models,
     rewards,
     samples,
+    trust,
     webhooks,
 )
 from app.web.api.problems import problems
@@ -39,6 +40,7 @@ _v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
 _v1.include_router(invitations.router)
 _v1.include_router(comparisons.router)
+_v1.include_router(trust.router)
 _v1.include_router(reward_models.router)
 
 router = APIRouter()

@@ -20,6 +20,7 @@ from app.web.routes import (
     samples,
     session,
     storage,
+    trust,
 )
 
 router = APIRouter(include_in_schema=False, dependencies=[Depends(share_principal)])
@@ -30,6 +31,7 @@ router.include_router(job_forms.router)  # before jobs: /jobs/new is no job's id
 router.include_router(evaluation.router)  # before jobs: /jobs/{id}/dev-set is no action on a job
 router.include_router(jobs.router)
 router.include_router(campaigns.router)
+router.include_router(trust.router)
 router.include_router(invitations.router)
 router.include_router(checkpoints.router)
 router.include_router(compare.router)
