@@ -27,10 +27,33 @@ class Spec(BaseModel):
 
 
 class GuidanceSpec(Spec):
-    prompt: str = Field(min_length=1, max_length=300)
+    """Steer sampling by the gradient of a prompt's similarity, or of a reward, at x_0_pred. Give one of the two."""
+
+    prompt: str | None = Field(default=None, min_length=1, max_length=300)
     """Text that CLIP steers x_0_pred toward."""
-    scale: float = Field(gt=0, le=10_000)
+    scale: float = Field(gt=0, le=1_000_000)
     """Strength of the guidance gradient."""
+    reward: str | None = Field(default=None, min_length=1, max_length=80)
+    """A differentiable reward to raise instead: brightness, colourfulness, sharpness or preference."""
+    reward_model_id: UUID | None = None
+    """Which learned reward; required for `preference`, refused elsewhere."""
+    encoder: str | None = Field(default=None, min_length=1, max_length=80)
+    """Encoder with a text tower that reads the prompt; empty means the configured default."""
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        if (self.prompt is None) == (self.reward is None):
+            raise ValueError("guidance needs a prompt or a reward, and not both")
+        if (self.reward == "preference") != (self.reward_model_id is not None):
+            raise ValueError("reward_model_id belongs to the reward 'preference', and that reward needs it")
+        if self.encoder is not None and self.prompt is None:
+            raise ValueError("encoder belongs to a prompt")
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What samples drawn with it are known by: everything that was given, in JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class SampleSpec(Spec):
@@ -44,7 +67,7 @@ class SampleSpec(Spec):
     eta: float = Field(default=1.0, ge=0, le=1)
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     guidance: GuidanceSpec | None = None
-    """Optional CLIP guidance."""
+    """Steer every sample toward a prompt or a reward; empty draws them as the model does."""
 
     @model_validator(mode="after")
     def _seeds_stay_in_range(self) -> Self:
@@ -261,7 +284,7 @@ class EvaluateSpec(Spec):
 class AnalyzeSpec(Spec):
     """Look into checkpoints on fixed seeds; the first checkpoint is the one that others are compared with."""
 
-    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=8)
+    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
     kind: AnalysisKind
     n: int = Field(default=100, ge=4, le=10_000)
     """How many seeds, from `seed` on."""
@@ -274,9 +297,17 @@ class AnalyzeSpec(Spec):
     """States of a trajectory that are scored, spread evenly from pure noise to the sample."""
     encoder: str | None = Field(default=None, min_length=1, max_length=80)
     """Image encoder of maps and diversity; empty means the configured default."""
+    image_id: UUID | None = None
+    """The uploaded image that an inversion inverts (`POST /api/v1/images`)."""
+    skips: tuple[Annotated[int, Field(ge=0, le=999)], ...] = Field(default=(), max_length=16)
+    """How many of the first, noisiest steps an inversion leaves out, one reconstruction each; empty spreads six."""
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
+        if (self.kind is AnalysisKind.INVERSION) != (self.image_id is not None):
+            raise ValueError("image_id belongs to an inversion, and an inversion needs it; upload an image first")
+        if self.skips and (self.kind is not AnalysisKind.INVERSION or max(self.skips) >= self.steps):
+            raise ValueError("skips belong to an inversion, and each must leave at least one of its steps")
         if self.kind is AnalysisKind.REWARD_TRAJECTORY and not self.rewards:
             raise ValueError("a reward_trajectory needs at least one reward in rewards")
         if self.kind is AnalysisKind.EMBEDDING_MAP and len(self.checkpoint_ids) < 2:

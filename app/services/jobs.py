@@ -26,6 +26,7 @@ from app.domain.enums import Choice, EventKind, JobKind, JobStatus, Priority
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
 from app.domain.specs import (
+    AnalyzeSpec,
     EvaluateSpec,
     FinetuneSpec,
     PretrainSpec,
@@ -71,11 +72,7 @@ def submit(
     Raises:
         InvalidSpecError: the spec is not valid, refers to what is not there, or the kind cannot run yet.
     """
-    if kind not in SUPPORTED_JOB_KINDS:
-        message = f"Jobs of the kind {kind.value!r} cannot run yet; use one of: {_supported_kinds()}."
-        raise InvalidSpecError(message, [{"field": "kind", "message": message}])
-    spec = parse_spec(kind, payload)
-    check_references(to.session, to.settings, spec)
+    spec = check(to, kind, payload)
     inputs: dict[str, Any] = {}
     if isinstance(spec, RewardModelSpec):
         inputs["snapshot_id"] = str(_freeze_labels(to, spec).id)
@@ -101,6 +98,16 @@ def submit(
     audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
     _announce_queued(to.session, to.queue, job, to.now)
     return view_job(job)
+
+
+def check(to: Submission, kind: JobKind, payload: Mapping[str, Any]) -> Spec:
+    """What `submit` would queue. Raises InvalidSpecError as it does, before anything is stored."""
+    if kind not in SUPPORTED_JOB_KINDS:
+        message = f"Jobs of the kind {kind.value!r} cannot run yet; use one of: {_supported_kinds()}."
+        raise InvalidSpecError(message, [{"field": "kind", "message": message}])
+    spec = parse_spec(kind, payload)
+    check_references(to.session, to.settings, spec)
+    return spec
 
 
 def list_jobs(
@@ -272,7 +279,8 @@ def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:
 def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
     match spec:
         case SampleSpec():
-            return f"Draw {spec.n} from {_checkpoint_name(session, spec.checkpoint_id)}"
+            steered = "" if spec.guidance is None else f" guided by {spec.guidance.prompt or spec.guidance.reward}"
+            return f"Draw {spec.n} from {_checkpoint_name(session, spec.checkpoint_id)}{steered}"
         case RewardModelSpec():
             campaign = queries.campaign(session, spec.campaign_id)
             return f"Reward from {campaign.name if campaign else spec.campaign_id}"
@@ -283,6 +291,8 @@ def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
             return f"Evaluate {len(spec.checkpoint_ids)} checkpoints"
         case PushSpec():
             return f"Push {_checkpoint_name(session, spec.checkpoint_id)} to {spec.repo_id}"
+        case AnalyzeSpec():
+            return f"{spec.kind.label} of {_checkpoint_name(session, spec.checkpoint_ids[-1])}"
         case PretrainSpec():
             return f"Pretrain {spec.name}"
         case _:

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 from PIL import Image, ImageOps
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.adapters import checkpoint_store
@@ -32,8 +34,10 @@ from app.db.models import (
     SampleReward,
     User,
 )
+from app.db.queries.samples import DrawnImage, Recipe, add_samples
 from app.domain.bundled import BUNDLED
 from app.domain.enums import (
+    AnalysisKind,
     CampaignStatus,
     CheckpointKind,
     Choice,
@@ -44,8 +48,9 @@ from app.domain.enums import (
     Strategy,
 )
 from app.domain.pairing import canonical
-from app.domain.specs import parse_spec
+from app.domain.specs import GuidanceSpec, parse_spec
 from app.services import accounts
+from tests.e2e.analyses import AnalysisDocuments
 
 _SHEET = Path(__file__).resolve().parents[2] / "worker" / "ml" / "pretrained" / "critters-64" / "samples.png"
 _EDGE = 64
@@ -78,6 +83,14 @@ class World:
     reward_model: UUID
     rater: UUID
     """Who voted in `campaign`."""
+    trajectory: UUID
+    embedding_map: UUID
+    diversity: UUID
+    inversion: UUID
+    failed_analysis: UUID
+    running_analysis: UUID
+    guided: UUID
+    """A sampling job with guidance, and its samples."""
 
 
 def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
@@ -140,6 +153,7 @@ class _Builder:
                   spec={"checkpoint_id": str(base.id)})  # fmt: skip
         self._job(JobKind.SAMPLE, "First samples", JobStatus.SUCCEEDED, age=280,
                   spec={"checkpoint_id": str(base.id), "n": 96, "steps": _STEPS}, result={"n_samples": 96})  # fmt: skip
+        analyses = self._analyses(base, tuned, finished)
         fresh = self._campaign(
             "Warm and cosy", "Which critter looks **warmer**?".replace("*", ""), Strategy.UNIFORM, [base, tuned],
             age=5, budget=400,
@@ -156,7 +170,72 @@ class _Builder:
             finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
             rater=raters[2].id,
+            **analyses,
         )  # fmt: skip
+
+    def _analyses(self, base: Checkpoint, tuned: Checkpoint, run: Job) -> dict[str, UUID]:
+        """One finished analysis a kind, one that failed, one that runs, and guided samples."""
+        documents = AnalysisDocuments(self.session, self.blobs, self.rng)
+        epochs = list(
+            self.session.scalars(select(Checkpoint).where(Checkpoint.job_id == run.id).order_by(Checkpoint.epoch))
+        )
+        before, after = (
+            list(
+                self.session.scalars(
+                    select(Sample)
+                    .where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+                    .order_by(Sample.seed)
+                )
+            )
+            for row in (base, tuned)
+        )
+
+        for place, row in enumerate([base, *epochs]):
+            for sample in self.session.scalars(
+                select(Sample).where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+            ):
+                value = self.rng.gauss(-3.2 - 0.12 * place, 0.35)
+                self.session.merge(SampleReward(sample_id=sample.id, name="jpeg_compressibility", value=value))
+        self.session.flush()
+
+        def job(kind: AnalysisKind, name: str, checkpoints: Sequence[Checkpoint], **more: Any) -> Job:
+            ids = [str(row.id) for row in checkpoints]
+            status, error = more.pop("status", JobStatus.SUCCEEDED), more.pop("error", None)
+            spec = {"kind": kind.value, "checkpoint_ids": ids, "n": _N_EVAL, "steps": _STEPS, **more}
+            progress = 0.37 if status is JobStatus.RUNNING else 0.0
+            return self._job(JobKind.ANALYZE, name, status, age=6, spec=spec, error=error, progress=progress,
+                             stage="Drawing samples: 118 of 320")  # fmt: skip
+
+        rewards = [{"name": "brightness"}]
+        upload = documents.upload(before[3])
+        trajectory = job(AnalysisKind.REWARD_TRAJECTORY, "Brightness on the way", [base], n=60, rewards=rewards)
+        mapped = job(AnalysisKind.EMBEDDING_MAP, "Where warmth moved them", [base, tuned], rewards=rewards)
+        diversity = job(AnalysisKind.DIVERSITY, "Diversity over the run", [base, *epochs])
+        inversion = job(AnalysisKind.INVERSION, "Inversion of critters-64", [base], image_id=str(upload.id))
+        guidance = GuidanceSpec(reward="brightness", scale=10.0)
+        guided = self._job(
+            JobKind.SAMPLE, "Draw 8 from critters-64 guided by brightness", JobStatus.SUCCEEDED, age=5,
+            spec={"checkpoint_id": str(base.id), "n": 8, "seed": _EVAL_SEED, "steps": _STEPS,
+                  "guidance": guidance.recipe},
+            result={"reward": {"guided": {"mean": 0.61, "sem": 0.012, "n": 8},
+                               "unguided": {"mean": 0.52, "sem": 0.015, "n": 8}}},
+        )  # fmt: skip
+        drawn = [DrawnImage(_EVAL_SEED + row, sample.sha256, _EDGE, _EDGE) for row, sample in enumerate(after[:8])]
+        add_samples(self.session, Recipe(base.id, _STEPS, 1.0, guidance.recipe), drawn, job_id=guided.id, now=self.now)
+        failed = job(
+            AnalysisKind.AGE_DISTRIBUTION, "Ages", [base], status=JobStatus.FAILED,
+            error="model.safetensors of nateraw/vit-age-classifier could not be downloaded from the hub.",
+        )  # fmt: skip
+        running = job(AnalysisKind.DIVERSITY, "Diversity, larger", [base, tuned], status=JobStatus.RUNNING)
+        return {
+            "trajectory": documents.finish(trajectory, [base], documents.trajectories(before, 60)),
+            "embedding_map": documents.finish(mapped, [base, tuned], documents.map(before, after)),
+            "diversity": documents.finish(diversity, [base, *epochs], documents.diversity(1 + len(epochs), _N_EVAL)),
+            "inversion": documents.finish(inversion, [base], documents.inversion(before)),
+            "failed_analysis": failed.id,
+            "running_analysis": running.id,
+            "guided": guided.id,
+        }
 
     def _ago(self, minutes: float) -> datetime:
         return self.now - timedelta(minutes=minutes)

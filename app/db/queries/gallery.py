@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import CTE, ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Checkpoint, Measurement, Sample, SampleMark, SampleReward
+from app.db.models import Checkpoint, Measurement, Sample, SampleMark, SampleReward, Upload
 from app.db.queries.keyset import Position, Slice, ValuePosition, by_value, newest_first
 from app.db.queries.tags import has_tag
 from app.domain.enums import CheckpointKind
@@ -169,11 +169,14 @@ def first_samples(session: Session, checkpoint_ids: Collection[UUID], *, per_che
     """The first few samples of each checkpoint, as they were drawn."""
     return session.scalars(
         select(Sample)
-        .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.ordinal < per_checkpoint)
+        .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.ordinal.between(0, per_checkpoint - 1))
         .order_by(Sample.checkpoint_id, Sample.ordinal)
     ).all()
 
 
 def is_image(session: Session, sha256: str) -> bool:
-    """Whether a blob is the image of a sample."""
-    return session.scalar(select(Sample.id).where(Sample.sha256 == sha256).limit(1)) is not None
+    """Whether a blob is the image of a sample, or one that was uploaded."""
+    return any(
+        session.scalar(select(table.id).where(table.sha256 == sha256).limit(1)) is not None
+        for table in (Sample, Upload)
+    )

@@ -177,7 +177,7 @@ def samples_by_reward(session: Session, reward: str, *, best: bool, limit: int) 
     rows = session.execute(
         select(Sample, SampleReward.value)
         .join(SampleReward, SampleReward.sample_id == Sample.id)
-        .where(SampleReward.name == reward)
+        .where(SampleReward.name == reward, Sample.guidance_key == "")
         .order_by(order, Sample.id)
         .limit(limit)
     )
