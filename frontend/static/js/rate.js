@@ -227,6 +227,11 @@ function wire() {
     event.preventDefault();
     toggleGuidelines();
   });
+  $("guidelines-toggle")?.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return; // what is announced as a button answers to Space, too
+    event.preventDefault();
+    toggleGuidelines();
+  });
   document.addEventListener("keydown", onKey);
   wireKeyDialog(dialog, keyMap);
 }
@@ -250,10 +255,10 @@ function onKey(event) {
   const action = keyMap.action(keyOf(event));
   if (!action) return;
   event.preventDefault();
-  if (action === "zoom_in") stage.in();
-  else if (action === "zoom_out") stage.out();
-  else if (event.repeat) return; // a key held down is one vote
-  else if (action === "zoom_reset") stage.reset();
+  if (action.startsWith("zoom_")) {
+    stage[action.slice("zoom_".length)]();
+    announce(`Zoom ${$("zoom-text").textContent}`);
+  } else if (event.repeat) return; // a key held down is one vote
   else if (action === "undo") undo();
   else if (action === "guidelines") toggleGuidelines();
   else if (action === "help") dialog.showModal();

@@ -50,6 +50,8 @@ class Recorder(SilentMonitor):
         self._stop_at = stop_at
 
     def metrics(self, row: Any) -> None:
+        if row["epoch"] == 0:  # the base, evaluated before the first epoch
+            return
         self.rows.append({name: value for name, value in row.items() if not name.startswith("seconds_")})
 
     def progress(self, fraction: float, *, stage: str) -> None:
