@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.db.models import Campaign, Checkpoint, Job, JobEvent, RewardAvailability, RewardModel
@@ -38,13 +38,22 @@ def events(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequenc
     ).all()
 
 
-def metrics(session: Session, job_id: UUID, *, after: int = 0) -> Sequence[dict[str, Any]]:
-    """The rows of the per-epoch series as they were reported, those after an event number."""
-    return session.scalars(
-        select(JobEvent.payload)
-        .where(JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS, JobEvent.seq > after)
-        .order_by(JobEvent.seq)
-    ).all()
+def metrics(session: Session, job_id: UUID, *, after: int = 0, most: int | None = None) -> Sequence[dict[str, Any]]:
+    """The rows of the per-epoch series as they were reported, those after an event number.
+
+    Of more than `most` rows, every k-th and the last: the others are not even read.
+    """
+    is_wanted = (JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS, JobEvent.seq > after)
+    statement = select(JobEvent.payload).where(*is_wanted).order_by(JobEvent.seq)
+    if most is not None:
+        n = session.scalar(select(func.count()).select_from(JobEvent).where(*is_wanted)) or 0
+        if n > most:
+            place = func.row_number().over(order_by=JobEvent.seq).label("place")
+            numbered = select(JobEvent.seq, place).where(*is_wanted).subquery()
+            every = -(-n // most)
+            kept = select(numbered.c.seq).where((numbered.c.place % every == 0) | (numbered.c.place == n))
+            statement = statement.where(JobEvent.seq.in_(kept))
+    return session.scalars(statement).all()
 
 
 def newest_state(session: Session, job_ids: Collection[UUID]) -> dict[UUID, tuple[int, JobStatus]]:
