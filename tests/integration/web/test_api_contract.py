@@ -61,7 +61,7 @@ def test_no_generated_request_breaks_the_contract(
         suppress_health_check=list(HealthCheck),
     )
     def check(case: schemathesis.Case) -> None:
-        answer = case.call(headers=headers)
+        answer = case.call(headers=headers, timeout=60)
         # a body of the right shape may name what is not there: a 422 as well
         excluded = [positive_data_acceptance]
         if answer.status_code == 503:  # no broker and no name server here; the contract documents where that may be
