@@ -18,7 +18,8 @@ from app.main import create_app
 from tests.integration.web.conftest import World
 
 _EXAMPLES = 6  # of each kind, for each operation
-_ELSEWHERE = "/events"  # answers with a stream where a generated header asks for one; see test_event_stream.py
+# /events answers with a stream where a generated header asks for one, /import takes files: each has tests of its own
+_ELSEWHERE = ("/events", "/import")
 
 described = schemathesis.openapi.from_dict(create_app(Settings(mode="demo")).openapi())
 operations = {

@@ -191,8 +191,8 @@ def test_a_reward_model_job_freezes_the_votes_of_this_moment(client: TestClient,
     votes = [json.loads(line) for line in world.blobs.get(snapshots[0].sha256).splitlines()]
     assert [vote["choice"] for vote in votes] == [choice.value for choice in choices]
     assert set(votes[0]) == {
-        "comparison_id", "rater", "left_sha256", "right_sha256", "left_sample_id", "right_sample_id", "choice", "weight",
-        "is_random", "selection_probability", "repeat_of",
+        "comparison_id", "rater", "left_sha256", "right_sha256", "left_sample_id", "right_sample_id", "choice",
+        "weight", "is_random", "selection_probability", "repeat_of",
     }  # fmt: skip
     assert all(world.blobs.exists(vote["left_sha256"]) for vote in votes)
 
