@@ -8,7 +8,6 @@ from sqlalchemy.orm import Session
 from app.db.queries import alarms as queries
 from app.db.queries import checkpoints as checkpoint_queries
 from app.domain.enums import JobKind
-from app.domain.ratings import win_rate
 from app.services.job_views import JobView
 
 
@@ -48,6 +47,8 @@ def alarms_of(session: Session, job: JobView) -> list[AlarmView]:
 
 def _by_votes(session: Session, job: JobView, epochs: dict[UUID, int]) -> list[tuple[int, str]]:
     """Epochs that people like less than the base, by the interval of their votes."""
+    from app.domain.ratings import win_rate  # imports numpy
+
     if not epochs:
         return []
     duels = queries.duels_with_base(session, list(epochs), UUID(job.spec["checkpoint_id"]))
