@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     hub_token: SecretStr | None = None
     """Token of the Hugging Face hub that may write; without one nothing can be pushed. Web and worker need it."""
     hub_endpoint: str | None = None
-    """Address of another hub than huggingface.co, for pushing and fetching."""
+    """Address of another hub than huggingface.co to push to."""
     webhook_allow_private: bool = False
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False

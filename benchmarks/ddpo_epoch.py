@@ -186,7 +186,7 @@ def measure(setup: Setup, threads: int, folder: Path | None, index: int) -> dict
 def once(setup: Setup, threads: int) -> dict[str, float]:
     """`measure` in processes of its own, so that peak memory is too; core seconds and memory are sums over them."""
     context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.ddpo_epoch"])  # importing torch takes longer than a small epoch
+    context.set_forkserver_preload(["worker.ml.learner", "worker.ml.ranks"])  # importing torch takes seconds
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(max_workers=setup.ranks, mp_context=context) as pool,
@@ -233,7 +233,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--samples", type=int, default=20)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--growth", action="store_true")
+    parser.add_argument("--growth", action="store_true", help="also show how cost grows (alone with --repeats 0)")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     threads = torch.get_num_threads()
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             peaks[name] = max(peaks[name], matmul_peak(dtype))
         for setup, found in zip(setups, runs, strict=True):
             found.append(once(setup, threads))
-    rows = [row(setup, found, peaks, operations) for setup, found in zip(setups, runs, strict=True)]
+    rows = [row(setup, found, peaks, operations) for setup, found in zip(setups, runs, strict=True) if found]
     conditions = {
         "threads": threads, "cores": os.cpu_count(), "load_average_at_start": round(load, 1),
         "torch": torch.__version__,

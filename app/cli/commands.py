@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from app import __version__
 from app.adapters.clock import SystemClock
-from app.cli import ops
+from app.cli import ops, raters
 from app.cli.processes import share_metrics
 from app.config import Settings, get_settings
 from app.db.migrate import migrate as migrate_database
@@ -28,6 +28,7 @@ user_app = typer.Typer(no_args_is_help=True, help="People and programs.")
 app.add_typer(token_app, name="token")
 app.add_typer(user_app, name="user")
 ops.add_commands(app)
+raters.add_commands(app)
 
 UrlOption = Annotated[str, typer.Option(help="Address of a running server.")]
 TokenOption = Annotated[str, typer.Option(help="API token.", envvar="TASTEMAKER_TOKEN")]

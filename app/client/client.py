@@ -129,6 +129,30 @@ class TastemakerClient:
         body = {"choice": choice, **({"response_ms": response_ms} if response_ms is not None else {})}
         self._request("PUT", f"/comparisons/{comparison_id}/preference", json=body)
 
+    def list_gold(self, campaign_id: str) -> list[Json]:
+        return list(self._json("GET", f"/campaigns/{campaign_id}/gold")["items"])
+
+    def mark_gold(self, campaign_id: str, better_sample_id: str, worse_sample_id: str) -> Json:
+        body = {"better_sample_id": better_sample_id, "worse_sample_id": worse_sample_id}
+        return self._json("POST", f"/campaigns/{campaign_id}/gold", json=body)
+
+    def get_rater(self, campaign_id: str, rater_id: str) -> Json:
+        return self._json("GET", f"/campaigns/{campaign_id}/raters/{rater_id}")
+
+    def retract_rater(self, campaign_id: str, rater_id: str, *, reason: str = "") -> Json:
+        path = f"/campaigns/{campaign_id}/raters/{rater_id}/retraction"
+        return self._json("PUT", path, json={"reason": reason})
+
+    def reinstate_rater(self, campaign_id: str, rater_id: str) -> Json:
+        return self._json("DELETE", f"/campaigns/{campaign_id}/raters/{rater_id}/retraction")
+
+    def export_votes(self, campaign_id: str, *, format: str = "jsonl") -> bytes:
+        return self._request("GET", f"/campaigns/{campaign_id}/export", params={"format": format}).content
+
+    def import_votes(self, campaign_id: str, data: bytes) -> Json:
+        """Send a file of votes, or as many of its lines as one call takes (see `app.client.votes`)."""
+        return self._json("POST", f"/campaigns/{campaign_id}/import", content=data)
+
     def campaign_stats(self, campaign_id: str) -> Json:
         return self._json("GET", f"/campaigns/{campaign_id}/stats")
 

@@ -141,23 +141,39 @@ TASTES: Mapping[str, Taste] = MappingProxyType(
 class SimulatedRater:
     """A rater with a taste, who errs.
 
-    A pair that is not a tie is answered wrongly with probability `error`; before that, with probability `left_bias`,
-    the left image is chosen without looking. Answers depend on the seed and on how many were given before.
+    A pair that is not a tie is answered wrongly with probability `error` (0.5 is a coin flip); before that, with
+    probability `left_bias`, the left image is chosen without looking, and with probability `laziness` the key of the
+    last answer is pressed again. Answers depend on the seed and on how many were given before.
     """
 
-    def __init__(self, taste: Taste, *, error: float, seed: int, left_bias: float = 0.0) -> None:
-        if not (0 <= error <= 0.5 and 0 <= left_bias <= 1):
-            raise ValueError("error must lie in [0, 0.5] and left_bias in [0, 1]")
+    def __init__(self, taste: Taste, *, error: float, seed: int, left_bias: float = 0.0, laziness: float = 0.0) -> None:
+        if not (0 <= error <= 0.5 and 0 <= left_bias <= 1 and 0 <= laziness <= 1):
+            raise ValueError("error must lie in [0, 0.5], left_bias and laziness in [0, 1]")
         self.taste = taste
         self._error = error
         self._left_bias = left_bias
+        self._laziness = laziness
+        self._last = Choice.RIGHT
+        self._hurried = False
         self._rng = np.random.default_rng(seed)
+
+    @property
+    def response_ms(self) -> int:
+        """How long the last answer took: about 1.6 s, a sixth of it where the rater did not look."""
+        return round(float(self._rng.lognormal(7.4, 0.5)) / (6 if self._hurried else 1))
 
     def choose(self, left: Rgb, right: Rgb) -> Choice:
         """The rater's vote on a pair of images: left, right or tie."""
         looks_away, errs = self._rng.random(2) < (self._left_bias, self._error)
+        self._hurried = bool(looks_away) or (self._laziness > 0 and self._rng.random() < self._laziness)
         if looks_away:
             return Choice.LEFT
+        if self._hurried:
+            return self._last
+        self._last = self._look(left, right, errs=bool(errs))
+        return self._last
+
+    def _look(self, left: Rgb, right: Rgb, *, errs: bool) -> Choice:
         difference = self.taste.attribute(left) - self.taste.attribute(right)
         if abs(difference) < self.taste.indifference:
             return Choice.TIE

@@ -1,55 +1,18 @@
 """How far votes can be trusted: agreement between raters, with oneself, and leaning to one side."""
 
-import statistics
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.enums import Choice
-from app.domain.ratings import Estimate, proportion
+from app.domain.estimates import Estimate, Vote
+from app.domain.ratings import effective_size, proportion, wilson_interval
 
 _RESAMPLES = 1000
 _BINS_AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True)
-class Vote:
-    """One vote as the statistics see it. `pair` is the same for both ways round; `a_is_left` says which way it was."""
-
-    comparison_id: UUID
-    pair: UUID
-    rater: UUID
-    choice: Choice
-    a_is_left: bool
-    response_ms: int | None = None
-    repeat_of: UUID | None = None
-
-    @property
-    def verdict(self) -> str | None:
-        """The choice free of sides: a, b, tie or both_bad; None for a skip."""
-        if self.choice is Choice.SKIP:
-            return None
-        if self.choice in (Choice.TIE, Choice.BOTH_BAD):
-            return self.choice.value
-        return "a" if (self.choice is Choice.LEFT) == self.a_is_left else "b"
-
-
-@dataclass(frozen=True)
-class RaterHealth:
-    """One rater's manners. `left_share` is among left and right votes; `self_consistency` is over repeats;
-    `agreement` is how often the rater sided with the majority of the others on the same pair."""
-
-    rater: UUID
-    n: int
-    skips: int
-    median_ms: float | None
-    left_share: Estimate
-    self_consistency: Estimate
-    agreement: Estimate
 
 
 def krippendorff_alpha(counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:
@@ -90,11 +53,14 @@ def _alpha(disagreement: NDArray[np.float64], totals: NDArray[np.float64]) -> ND
 
 
 def agreement(votes: Iterable[Vote], *, seed: int = 0) -> Estimate:
-    """Krippendorff's alpha between raters over pairs. Skips say nothing and repeats are one rater's: neither counts."""
+    """Krippendorff's alpha between raters over randomly drawn pairs.
+
+    Skips say nothing and repeats are one rater's: neither counts.
+    """
     categories = {"a": 0, "b": 1, "tie": 2, "both_bad": 3}
     tallies: dict[UUID, list[int]] = defaultdict(lambda: [0] * len(categories))
     for vote in votes:
-        if vote.repeat_of is None and vote.verdict is not None:
+        if vote.is_random and vote.repeat_of is None and vote.verdict is not None:
             tallies[vote.pair][categories[vote.verdict]] += 1
     return krippendorff_alpha(np.array(list(tallies.values()), dtype=np.int64).reshape(-1, len(categories)), seed=seed)
 
@@ -117,41 +83,24 @@ def left_share(votes: Iterable[Vote]) -> Estimate:
     return proportion(counts[Choice.LEFT], counts[Choice.LEFT] + counts[Choice.RIGHT])
 
 
-def rater_health(votes: Sequence[Vote]) -> list[RaterHealth]:
-    """Every rater's manners, most votes first."""
-    by_rater: dict[UUID, list[Vote]] = defaultdict(list)
-    tallies: dict[UUID, Counter[str]] = defaultdict(Counter)
+def human_ceiling(votes: Iterable[Vote]) -> Estimate:
+    """How often two votes on one pair that both prefer a side agree: between raters, and of one rater with themself.
+
+    No model can be expected to predict a vote better than another vote does. Over randomly drawn pairs; Wilson's
+    interval at the effective size of votes clustered by pair.
+    """
+    sides: dict[UUID, list[str]] = defaultdict(list)
     for vote in votes:
-        by_rater[vote.rater].append(vote)
-        if vote.repeat_of is None and vote.verdict is not None:
-            tallies[vote.pair][vote.verdict] += 1
-    health = []
-    for rater, own in by_rater.items():
-        times = [vote.response_ms for vote in own if vote.response_ms is not None]
-        health.append(
-            RaterHealth(
-                rater=rater,
-                n=len(own),
-                skips=sum(vote.choice is Choice.SKIP for vote in own),
-                median_ms=float(statistics.median(times)) if times else None,
-                left_share=left_share(own),
-                self_consistency=self_consistency(own),
-                agreement=_agreement_with_others(own, tallies),
-            )
-        )
-    return sorted(health, key=lambda row: (-row.n, str(row.rater)))
-
-
-def _agreement_with_others(own: Iterable[Vote], tallies: Mapping[UUID, Counter[str]]) -> Estimate:
-    """The rater's own vote is taken out of the tally first; pairs on which the others are split are left out."""
-    agreed = n = 0
-    for vote in own:
-        if vote.repeat_of is not None or vote.verdict is None:
-            continue
-        others = tallies[vote.pair] - Counter([vote.verdict])
-        leaders = others.most_common(2)
-        if not leaders or (len(leaders) == 2 and leaders[0][1] == leaders[1][1]):
-            continue
-        n += 1
-        agreed += leaders[0][0] == vote.verdict
-    return proportion(agreed, n)
+        if vote.is_random and vote.verdict in ("a", "b"):
+            sides[vote.pair].append(vote.verdict)
+    agreed, pairs = [], []
+    for pair, verdicts in sides.items():
+        n, n_a = len(verdicts), verdicts.count("a")
+        same = n_a * (n_a - 1) // 2 + (n - n_a) * (n - n_a - 1) // 2
+        agreed += [1.0] * same + [0.0] * (n * (n - 1) // 2 - same)
+        pairs += [pair] * (n * (n - 1) // 2)
+    if not agreed:
+        return Estimate(None, None, 0)
+    share = sum(agreed) / len(agreed)
+    size = effective_size(agreed, pairs)
+    return Estimate(share, wilson_interval(share * size, size), len(agreed))

@@ -21,6 +21,7 @@ class JobKind(StrEnum):
     EVALUATE = "evaluate"
     ANALYZE = "analyze"
     PRETRAIN = "pretrain"
+    PUSH = "push"
 
     @property
     def task_name(self) -> str:
@@ -139,3 +140,14 @@ class AnalysisKind(StrEnum):
     DIVERSITY = "diversity"
     AGE_DISTRIBUTION = "age_distribution"
     INVERSION = "inversion"
+
+    @property
+    def label(self) -> str:
+        """What people call it."""
+        return {
+            AnalysisKind.REWARD_TRAJECTORY: "Reward along the trajectory",
+            AnalysisKind.EMBEDDING_MAP: "Embedding map",
+            AnalysisKind.DIVERSITY: "Diversity",
+            AnalysisKind.AGE_DISTRIBUTION: "Age distribution",
+            AnalysisKind.INVERSION: "Inversion",
+        }[self]

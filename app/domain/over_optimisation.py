@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.ratings import Z_95, Estimate
+from app.domain.estimates import Z_95, Estimate
 from app.domain.tables import Mean, PairedRow
 
 LOST_DIVERSITY_RATIO = 0.8

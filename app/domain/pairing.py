@@ -22,8 +22,11 @@ REPEATS_BEGIN_AFTER = 20
 REPEAT_DISTANCE = 10
 """A repeat is never one of the rater's last votes, which memory rather than taste would answer."""
 
+GOLD_SHARE = 0.05
+"""Chance that the next pair is one whose answer is known, while there are such that the rater has not seen."""
+
 UNCERTAINTY_CANDIDATES = 16
-"""Random pairs of which the uncertainty strategy shows the one that its reward model is least sure of."""
+"""Random pairs of which the uncertainty strategy shows the one whose answer would teach the reward model most."""
 
 
 def canonical(first: UUID, second: UUID) -> tuple[UUID, UUID]:
@@ -61,12 +64,3 @@ def locate(position: int, sizes: Sequence[int]) -> tuple[int, int]:
 def shuffled_sides(pair: tuple[T, T], rng: Random) -> tuple[T, T]:
     """(left, right): each of the two is on the left half of the time."""
     return pair if rng.random() < 0.5 else (pair[1], pair[0])
-
-
-def least_certain(margins: Sequence[float | None]) -> int | None:
-    """Index of the pair whose Bradley-Terry win probability, sigmoid(margin), is nearest 0.5.
-
-    `margins` are differences of reward; None where a sample has no reward yet. None if no pair has both.
-    """
-    known = [(abs(margin), index) for index, margin in enumerate(margins) if margin is not None]
-    return min(known)[1] if known else None

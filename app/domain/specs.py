@@ -27,10 +27,33 @@ class Spec(BaseModel):
 
 
 class GuidanceSpec(Spec):
-    prompt: str = Field(min_length=1, max_length=300)
+    """Steer sampling by the gradient of a prompt's similarity, or of a reward, at x_0_pred. Give one of the two."""
+
+    prompt: str | None = Field(default=None, min_length=1, max_length=300)
     """Text that CLIP steers x_0_pred toward."""
-    scale: float = Field(gt=0, le=10_000)
+    scale: float = Field(gt=0, le=1_000_000)
     """Strength of the guidance gradient."""
+    reward: str | None = Field(default=None, min_length=1, max_length=80)
+    """A differentiable reward to raise instead: brightness, colourfulness, sharpness or preference."""
+    reward_model_id: UUID | None = None
+    """Which learned reward; required for `preference`, refused elsewhere."""
+    encoder: str | None = Field(default=None, min_length=1, max_length=80)
+    """Encoder with a text tower that reads the prompt; empty means the configured default."""
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        if (self.prompt is None) == (self.reward is None):
+            raise ValueError("guidance needs a prompt or a reward, and not both")
+        if (self.reward == "preference") != (self.reward_model_id is not None):
+            raise ValueError("reward_model_id belongs to the reward 'preference', and that reward needs it")
+        if self.encoder is not None and self.prompt is None:
+            raise ValueError("encoder belongs to a prompt")
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What samples drawn with it are known by: everything that was given, in JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class SampleSpec(Spec):
@@ -44,7 +67,7 @@ class SampleSpec(Spec):
     eta: float = Field(default=1.0, ge=0, le=1)
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     guidance: GuidanceSpec | None = None
-    """Optional CLIP guidance."""
+    """Steer every sample toward a prompt or a reward; empty draws them as the model does."""
 
     @model_validator(mode="after")
     def _seeds_stay_in_range(self) -> Self:
@@ -61,6 +84,8 @@ class RewardModelSpec(Spec):
     """Frozen image encoder; empty means the configured default."""
     ensemble: int = Field(default=5, ge=1, le=32)
     """Number of heads; their disagreement is the uncertainty."""
+    weigh_raters: bool = True
+    """Count votes of raters who hardly follow the others, or miss gold pairs, less in the fit."""
     seed: Seed = 0
 
 
@@ -203,6 +228,8 @@ class FinetuneSpec(Spec):
     """AdamW's pull of every weight toward zero."""
     adam_eps: float = Field(default=1e-8, gt=0, le=1)
     """AdamW's epsilon; near the gradient's size it holds back weights whose gradient is mostly noise."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's momentum; 0 where the best direction turns from one update to the next."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
     """Longer gradients are scaled down to this norm."""
     ema: float = Field(default=0.0, ge=0, lt=1)
@@ -257,7 +284,7 @@ class EvaluateSpec(Spec):
 class AnalyzeSpec(Spec):
     """Look into checkpoints on fixed seeds; the first checkpoint is the one that others are compared with."""
 
-    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=8)
+    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
     kind: AnalysisKind
     n: int = Field(default=100, ge=4, le=10_000)
     """How many seeds, from `seed` on."""
@@ -270,9 +297,17 @@ class AnalyzeSpec(Spec):
     """States of a trajectory that are scored, spread evenly from pure noise to the sample."""
     encoder: str | None = Field(default=None, min_length=1, max_length=80)
     """Image encoder of maps and diversity; empty means the configured default."""
+    image_id: UUID | None = None
+    """The uploaded image that an inversion inverts (`POST /api/v1/images`)."""
+    skips: tuple[Annotated[int, Field(ge=0, le=999)], ...] = Field(default=(), max_length=16)
+    """How many of the first, noisiest steps an inversion leaves out, one reconstruction each; empty spreads six."""
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
+        if (self.kind is AnalysisKind.INVERSION) != (self.image_id is not None):
+            raise ValueError("image_id belongs to an inversion, and an inversion needs it; upload an image first")
+        if self.skips and (self.kind is not AnalysisKind.INVERSION or max(self.skips) >= self.steps):
+            raise ValueError("skips belong to an inversion, and each must leave at least one of its steps")
         if self.kind is AnalysisKind.REWARD_TRAJECTORY and not self.rewards:
             raise ValueError("a reward_trajectory needs at least one reward in rewards")
         if self.kind is AnalysisKind.EMBEDDING_MAP and len(self.checkpoint_ids) < 2:
@@ -327,7 +362,19 @@ class PretrainSpec(Spec):
     """Store a resumable state and a sample sheet every so many updates."""
 
 
-AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec
+class PushSpec(Spec):
+    """Push a checkpoint to a model hub, as a repository that `DDPMPipeline.from_pretrained` opens."""
+
+    checkpoint_id: UUID
+    repo_id: str = Field(min_length=3, max_length=192, pattern=r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
+    """Where to, as organisation/model; made if it is not there."""
+    private: bool = True
+    """Whether a repository that is made for it is private."""
+    message: str = Field(default="", max_length=300)
+    """Message of the commit; empty names the checkpoint."""
+
+
+AnySpec = SampleSpec | RewardModelSpec | FinetuneSpec | EvaluateSpec | AnalyzeSpec | PretrainSpec | PushSpec
 
 SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.SAMPLE: SampleSpec,
@@ -336,6 +383,7 @@ SPEC_OF_KIND: dict[JobKind, type[Spec]] = {
     JobKind.EVALUATE: EvaluateSpec,
     JobKind.ANALYZE: AnalyzeSpec,
     JobKind.PRETRAIN: PretrainSpec,
+    JobKind.PUSH: PushSpec,
 }
 
 

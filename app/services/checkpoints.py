@@ -1,7 +1,6 @@
 """Checkpoints: browse them, register a base, hand out the files."""
 
 import hashlib
-import io
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
-from typing_extensions import Buffer
 
 from app.adapters import checkpoint_store
 from app.adapters.blobs import BlobStore
@@ -27,6 +25,8 @@ from app.domain.marks import Marks
 from app.domain.sources import folder_inside, is_hub_id, refused
 from app.services import audit
 from app.services.accounts import Principal
+from app.services.marks import marks as retraction_marks
+from app.services.zip_stream import Pieces
 
 _CHUNK = 1 << 20
 
@@ -58,6 +58,8 @@ class CheckpointView(BaseModel):
     kl_nats: float | None
     """KL of a trajectory to the reference policy."""
     tags: list[str]
+    rests_on_retracted_votes: bool
+    """Whether it was finetuned, at any remove, toward a reward model that was trained on votes retracted since."""
     starred: bool
     note: str
     n_samples: int
@@ -149,7 +151,8 @@ def files_size(blobs: BlobStore, manifest_sha256: str) -> int:
 
 def views_of(session: Session, rows: Sequence[Checkpoint]) -> list[CheckpointView]:
     measured = queries.measurements(session, [row.id for row in rows])
-    return [_view(row, measured) for row in rows]
+    marked = retraction_marks(session).checkpoints
+    return [_view(row, measured, rests_on_retracted_votes=row.id in marked) for row in rows]
 
 
 def store_source(settings: Settings, blobs: BlobStore, *, name: str, source: str) -> StoredSource:
@@ -199,7 +202,7 @@ def zip_files(blobs: BlobStore, checkpoint: Checkpoint) -> Iterator[bytes]:
         CorruptDataError: a file does not match its hash; the archive breaks off and cannot be opened.
     """
     files = checkpoint_store.manifest_files(blobs, checkpoint.manifest_sha256)
-    out = _Pieces()
+    out = Pieces()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for name, digest in sorted(files.items()):
             entry = zipfile.ZipInfo(name)
@@ -213,25 +216,6 @@ def zip_files(blobs: BlobStore, checkpoint: Checkpoint) -> Iterator[bytes]:
             if hasher.hexdigest() != digest:
                 raise CorruptDataError(f"Blob {digest[:12]} does not match its hash; restore it from a backup.")
     yield out.take()
-
-
-class _Pieces(io.RawIOBase):
-    """A write-only stream that hands on what was written since the last `take`."""
-
-    def __init__(self) -> None:
-        self._parts: list[bytes] = []
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Buffer, /) -> int:
-        self._parts.append(bytes(data))
-        return len(self._parts[-1])
-
-    def take(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
-        return taken
 
 
 def _find_folder(settings: Settings, source: str) -> Path:
@@ -249,7 +233,9 @@ def _find_folder(settings: Settings, source: str) -> Path:
     )
 
 
-def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> CheckpointView:
+def _view(
+    row: Checkpoint, measured: Mapping[UUID, list[Measurement]], *, rests_on_retracted_votes: bool
+) -> CheckpointView:
     path = f"/api/v1/checkpoints/{row.id}"
     return CheckpointView(
         id=row.id,
@@ -264,6 +250,7 @@ def _view(row: Checkpoint, measured: Mapping[UUID, list[Measurement]]) -> Checkp
         diversity=row.diversity,
         kl_nats=row.kl_nats,
         tags=row.tags,
+        rests_on_retracted_votes=rests_on_retracted_votes,
         starred=row.starred,
         note=row.note,
         n_samples=row.n_samples,

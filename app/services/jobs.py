@@ -1,6 +1,7 @@
 """Jobs: submit, list, follow, cancel, and start again."""
 
 import json
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,8 +14,10 @@ from app.adapters.blobs import BlobStore
 from app.adapters.queue import JobQueue
 from app.config import Settings
 from app.db.models import Checkpoint, Job, LabelSnapshot
+from app.db.queries import campaigns as campaign_queries
 from app.db.queries import job_lists as queries
 from app.db.queries import jobs as job_queries
+from app.db.queries import trust as trust_queries
 from app.db.queries.keyset import Position, Slice
 from app.db.queries.snapshot import votes_for_snapshot
 from app.db.session import run_after_commit
@@ -23,9 +26,11 @@ from app.domain.enums import Choice, EventKind, JobKind, JobStatus, Priority
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
 from app.domain.specs import (
+    AnalyzeSpec,
     EvaluateSpec,
     FinetuneSpec,
     PretrainSpec,
+    PushSpec,
     RewardModelSpec,
     SampleSpec,
     Spec,
@@ -35,6 +40,7 @@ from app.services import audit
 from app.services.accounts import Principal
 from app.services.job_checks import check_references
 from app.services.job_views import JobEventView, JobView, view_event, view_job
+from app.services.votes import as_vote
 
 _MAX_NAME = 120
 _EPOCHS_A_POINT = 3  # of a downsampled curve, at most: reading ten thousand rows takes seconds
@@ -67,14 +73,10 @@ def submit(
     Raises:
         InvalidSpecError: the spec is not valid, refers to what is not there, or the kind cannot run yet.
     """
-    if kind not in SUPPORTED_JOB_KINDS:
-        message = f"Jobs of the kind {kind.value!r} cannot run yet; use one of: {_supported_kinds()}."
-        raise InvalidSpecError(message, [{"field": "kind", "message": message}])
-    spec = parse_spec(kind, payload)
-    check_references(to.session, to.settings, spec)
+    spec = check(to, kind, payload)
     inputs: dict[str, Any] = {}
     if isinstance(spec, RewardModelSpec):
-        inputs["snapshot_id"] = str(_freeze_labels(to, spec.campaign_id).id)
+        inputs["snapshot_id"] = str(_freeze_labels(to, spec).id)
     job = Job(
         kind=kind,
         name=(name or _default_name(to.session, kind, spec))[:_MAX_NAME],
@@ -97,6 +99,16 @@ def submit(
     audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
     _announce_queued(to.session, to.queue, job, to.now)
     return view_job(job)
+
+
+def check(to: Submission, kind: JobKind, payload: Mapping[str, Any]) -> Spec:
+    """What `submit` would queue. Raises InvalidSpecError as it does, before anything is stored."""
+    if kind not in SUPPORTED_JOB_KINDS:
+        message = f"Jobs of the kind {kind.value!r} cannot run yet; use one of: {_supported_kinds()}."
+        raise InvalidSpecError(message, [{"field": "kind", "message": message}])
+    spec = parse_spec(kind, payload)
+    check_references(to.session, to.settings, spec)
+    return spec
 
 
 def list_jobs(
@@ -244,24 +256,35 @@ def _announce_queued(session: Session, queue: JobQueue, job: Job, now: datetime)
     run_after_commit(session, lambda: queue.send(kind, job_id))
 
 
-def _freeze_labels(to: Submission, campaign_id: UUID) -> LabelSnapshot:
-    votes = votes_for_snapshot(to.session, campaign_id)
+def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:
+    """Votes that count now, each with what its rater's health lets it weigh."""
+    votes = votes_for_snapshot(to.session, spec.campaign_id)
     if not any(Choice(vote["choice"]).left_share is not None for vote in votes):
         message = "This campaign has no votes to learn from yet (skips and 'both bad' do not count); rate some pairs."
         raise InvalidSpecError(message, [{"field": "spec.campaign_id", "message": message}])
+    weights: dict[UUID, float] = {}
+    if spec.weigh_raters:
+        rows = campaign_queries.votes(to.session, spec.campaign_id)
+        from app.domain.rater_health import rater_weights  # imports numpy
+
+        weights = rater_weights([as_vote(row) for row in rows if not row.is_retracted])
+    for vote in votes:
+        vote["weight"] = round(weights.get(UUID(vote["rater"]), 1.0), 6)
     lines = "".join(json.dumps(vote, sort_keys=True, separators=(",", ":")) + "\n" for vote in votes).encode()
     snapshot = LabelSnapshot(
-        campaign_id=campaign_id, sha256=to.blobs.put(lines), n_labels=len(votes), created_at=to.now
+        campaign_id=spec.campaign_id, sha256=to.blobs.put(lines), n_labels=len(votes), created_at=to.now
     )
     to.session.add(snapshot)
     to.session.flush()
+    trust_queries.add_snapshot_raters(to.session, snapshot.id, Counter(UUID(vote["rater"]) for vote in votes), weights)
     return snapshot
 
 
 def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
     match spec:
         case SampleSpec():
-            return f"Draw {spec.n} from {_checkpoint_name(session, spec.checkpoint_id)}"
+            steered = "" if spec.guidance is None else f" guided by {spec.guidance.prompt or spec.guidance.reward}"
+            return f"Draw {spec.n} from {_checkpoint_name(session, spec.checkpoint_id)}{steered}"
         case RewardModelSpec():
             campaign = queries.campaign(session, spec.campaign_id)
             return f"Reward from {campaign.name if campaign else spec.campaign_id}"
@@ -270,6 +293,10 @@ def _default_name(session: Session, kind: JobKind, spec: Spec) -> str:
             return f"{_checkpoint_name(session, spec.checkpoint_id)} toward {' + '.join(rewards)}"
         case EvaluateSpec():
             return f"Evaluate {len(spec.checkpoint_ids)} checkpoints"
+        case PushSpec():
+            return f"Push {_checkpoint_name(session, spec.checkpoint_id)} to {spec.repo_id}"
+        case AnalyzeSpec():
+            return f"{spec.kind.label} of {_checkpoint_name(session, spec.checkpoint_ids[-1])}"
         case PretrainSpec():
             return f"Pretrain {spec.name}"
         case _:

@@ -82,12 +82,15 @@ def lease_comparisons(
 
     Raises:
         NotFoundError: no such campaign for this rater.
-        ConflictError: the campaign is closed, or the rater holds as many pairs as one may.
+        ConflictError: the campaign is closed, for everybody or for this rater, or the rater holds as many pairs as one
+            may.
     """
     get_campaign_for(session, campaign_id, rater)
     campaign = queries.lock_campaign(session, campaign_id)
     if campaign is None or campaign.status is CampaignStatus.CLOSED:
         raise ConflictError("This campaign is closed; it takes no more votes.")
+    if queries.is_retracted(session, campaign_id, rater.user_id):
+        raise ConflictError("The operator has ended your part in this campaign; it takes no more votes from you.")
     queries.give_back_overdue(session, campaign_id, but_of=rater.user_id, now=now)
     own = queries.open_leases(session, campaign_id, rater.user_id)
     waiting = [lease for lease in own if lease.id not in holding]
@@ -209,7 +212,9 @@ def _lease_new(
     if room <= 0:
         return []
     leases = _repeats(session, campaign, rater_id, room, now=now, expires_at=expires_at, rng=rng)
-    for pair_id, candidate in _claims(session, campaign, rater_id, room - len(leases), now=now, rng=rng):
+    leases += _gold(session, campaign, rater_id, room - len(leases), now=now, expires_at=expires_at, rng=rng)
+    shown = {frozenset((lease.left_sample_id, lease.right_sample_id)) for lease in leases}
+    for pair_id, candidate in _claims(session, campaign, rater_id, room - len(leases), shown, now=now, rng=rng):
         left, right = pairing.shuffled_sides(candidate.samples, rng)
         leases.append(
             Comparison(
@@ -229,26 +234,37 @@ def _lease_new(
     if not queries.take_budget(session, campaign.id, len(leases)):
         raise ConflictError("The campaign's budget was used up at this moment; ask again.")
     session.flush()
-    return sorted(leases, key=lambda lease: lease.id)  # ids are random: a repeat does not stand out by its place
+    return sorted(leases, key=lambda lease: lease.id)  # ids are random: repeats and gold do not stand out by place
 
 
 def _claims(
-    session: Session, campaign: Campaign, rater_id: UUID, room: int, *, now: datetime, rng: Random
+    session: Session,
+    campaign: Campaign,
+    rater_id: UUID,
+    room: int,
+    shown: Collection[frozenset[UUID]],
+    *,
+    now: datetime,
+    rng: Random,
 ) -> Iterator[tuple[UUID, Candidate]]:
-    """Up to `room` pairs claimed for the rater: those that others have begun, random ones, then whatever is left."""
-    claimed: set[frozenset[UUID]] = set()  # not in the database before the caller has stored the leases
+    """Up to `room` pairs claimed for the rater: those that others have begun, random ones, then whatever is left.
+
+    `shown` are pairs that go out beside them.
+    """
+    taken = set(shown)  # these and what is claimed here are not in the database before the caller has stored them
     if room <= 0:
         return
     for candidate in _candidates(session, campaign, rater_id, room, rng):
-        if frozenset(candidate.samples) in claimed:
+        if frozenset(candidate.samples) in taken:
             continue
         pair_id = queries.claim_pair(
             session, campaign.id, candidate.samples, overlap=campaign.overlap, rater_id=rater_id, now=now
         )
         if pair_id is not None:
-            claimed.add(frozenset(candidate.samples))
+            taken.add(frozenset(candidate.samples))
             yield pair_id, candidate
-            if len(claimed) == room:
+            room -= 1
+            if room == 0:
                 return
 
 
@@ -293,6 +309,35 @@ def _repeats(
             )
         )
     return repeats
+
+
+def _gold(
+    session: Session, campaign: Campaign, rater_id: UUID, room: int, *, now: datetime, expires_at: datetime, rng: Random
+) -> list[Comparison]:
+    """A few pairs whose answer is known, each at most once a rater. Like repeats they take none of a pair's places."""
+    wanted = sum(rng.random() < pairing.GOLD_SHARE for _ in range(room))
+    if not wanted:
+        return []
+    unseen = queries.gold_for(session, campaign.id, rater_id)
+    leases = []
+    for pair_id, *samples in rng.sample(unseen, min(wanted, len(unseen))):
+        left, right = pairing.shuffled_sides((samples[0], samples[1]), rng)
+        leases.append(
+            Comparison(
+                campaign_id=campaign.id,
+                pair_id=pair_id,
+                rater_id=rater_id,
+                left_sample_id=left,
+                right_sample_id=right,
+                strategy=campaign.strategy,
+                is_random=False,
+                is_gold=True,
+                selection_probability=1 / len(unseen),
+                leased_at=now,
+                expires_at=expires_at,
+            )
+        )
+    return leases
 
 
 def _own_lease(session: Session, comparison_id: UUID, rater: Principal) -> Comparison:

@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 from app.db.models import Campaign, Checkpoint
 from app.db.queries import campaigns as campaign_queries
 from app.db.queries import labeling as queries
+from app.db.queries import learning as learning_queries
 from app.db.queries.labeling import Place
-from app.db.queries.samples import rewards_of
 from app.domain import pairing
 from app.domain.enums import Strategy
 
@@ -24,7 +24,7 @@ class Candidate:
     """A pair that may be shown, and how it was chosen.
 
     `probability` is the chance of this pair in one draw, before pairs that are used up are drawn again. For the
-    uncertainty strategy it is the chance of being among the candidates of a draw, the least certain of which is shown.
+    uncertainty strategy it is the chance of being among the candidates of a draw, of which the most telling is shown.
     """
 
     samples: tuple[UUID, UUID]
@@ -106,25 +106,32 @@ class PairSource:
         return queries.shared_noise_counts(self._session, reference, challengers)
 
     def _draw_uncertain(self, n: int) -> Iterable[Candidate]:
-        reward_model_id = queries.newest_reward_model_id(self._session, self._campaign.id)
-        if reward_model_id is None:
+        if self._n_sketches < 2:  # no reward model yet
             return self._draw_uniform(n)
-        return (candidate for _ in range(n) for candidate in self._draw_one_uncertain(reward_model_id))
+        return (candidate for _ in range(n) for candidate in self._draw_one_uncertain())
 
-    def _draw_one_uncertain(self, reward_model_id: UUID) -> list[Candidate]:
+    @cached_property
+    def _n_sketches(self) -> int:
+        return learning_queries.count_sketches(self._session, self._campaign.id)
+
+    def _draw_one_uncertain(self) -> list[Candidate]:
         if self._rng.random() < pairing.RANDOM_SHARE:
             return self._draw_uniform(1)
-        return self._least_certain_of(self._draw_uniform(pairing.UNCERTAINTY_CANDIDATES), reward_model_id)
+        return self._most_telling()
 
-    def _least_certain_of(self, pool: Sequence[Candidate], reward_model_id: UUID) -> list[Candidate]:
-        """The one that the reward model is least sure of; where none has rewards yet, the first."""
+    def _most_telling(self) -> list[Candidate]:
+        """Of some random pairs of the samples that the reward model knows, the one whose answer would teach it most."""
+        from app.domain import uncertainty  # imports numpy
+
+        n = self._n_sketches
+        drawn = [pairing.draw_distinct(n, self._rng) for _ in range(pairing.UNCERTAINTY_CANDIDATES)]
+        known = learning_queries.sketches_at(
+            self._session, self._campaign.id, [place for pair in drawn for place in pair]
+        )
+        pool = [(known[a], known[b]) for a, b in drawn if a in known and b in known]
         if not pool:
             return []
-        ids = {sample for candidate in pool for sample in candidate.samples}
-        reward = rewards_of(self._session, ids, f"preference:{reward_model_id}")
-        margins = [
-            reward[a] - reward[b] if a in reward and b in reward else None for a, b in (each.samples for each in pool)
-        ]
-        chosen = pool[pairing.least_certain(margins) or 0]
-        probability = min(1.0, len(pool) * chosen.probability)
-        return [Candidate(chosen.samples, Strategy.UNCERTAINTY, is_random=False, probability=probability)]
+        first, second = (uncertainty.decode([pair[side][1] for pair in pool]) for side in (0, 1))
+        best = pool[int(uncertainty.information(first, second).argmax())]
+        probability = min(1.0, len(pool) / pairing.pair_count(n))
+        return [Candidate((best[0][0], best[1][0]), Strategy.UNCERTAINTY, is_random=False, probability=probability)]

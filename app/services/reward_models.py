@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from app.db.models import RewardModel, Sample
-from app.db.queries import learning, samples
+from app.db.queries import learning, samples, trust
 from app.db.queries import reward_models as queries
 from app.db.queries.keyset import Position, Slice
 from app.domain.enums import JobKind
@@ -22,7 +22,8 @@ from app.services.job_views import JobView
 @dataclass(frozen=True)
 class RewardModelView:
     """A reward model. `accuracy` is on held-out pairs that share no image with training, with its 95 % interval;
-    `human_ceiling` is how often raters agree with each other or themselves; `ece` is the expected calibration error."""
+    `human_ceiling` is how often raters agree with each other or themselves; `ece` is the expected calibration error;
+    `retracted_votes` is how many of its labels were retracted since: train it anew where that is not 0."""
 
     id: UUID
     name: str
@@ -36,6 +37,7 @@ class RewardModelView:
     accuracy_interval: tuple[float, float] | None
     human_ceiling: float | None
     ece: float | None
+    retracted_votes: int
     report: dict[str, Any]
     created_at: datetime
 
@@ -115,6 +117,7 @@ def _require(session: Session, reward_model_id: UUID) -> RewardModel:
 
 def _views(session: Session, models: Sequence[RewardModel]) -> list[RewardModelView]:
     hashes = queries.snapshot_hashes(session, [model.snapshot_id for model in models])
+    retracted = trust.retracted_votes(session)
     return [
         RewardModelView(
             id=model.id,
@@ -129,6 +132,7 @@ def _views(session: Session, models: Sequence[RewardModel]) -> list[RewardModelV
             accuracy_interval=_interval(model.accuracy_low, model.accuracy_high),
             human_ceiling=model.human_ceiling,
             ece=model.ece,
+            retracted_votes=retracted.get(model.id, 0),
             report=model.report,
             created_at=model.created_at,
         )

@@ -17,6 +17,7 @@ _ESSENTIAL: dict[JobKind, frozenset[str]] = {
     JobKind.EVALUATE: frozenset({"checkpoint_ids", "rewards", "n", "seed"}),
     JobKind.ANALYZE: frozenset({"checkpoint_ids", "kind", "rewards", "n", "seed"}),
     JobKind.PRETRAIN: frozenset({"name", "data", "image_size", "steps", "batch_size", "seed"}),
+    JobKind.PUSH: frozenset({"checkpoint_id", "repo_id", "private", "message"}),
 }
 _LABELS = {
     "checkpoint_id": "Checkpoint", "checkpoint_ids": "Checkpoints", "campaign_id": "Campaign",
@@ -24,6 +25,7 @@ _LABELS = {
     "kl_coef": "KL weight", "ema": "EMA decay", "sde_window": "SDE window", "lora": "LoRA adapters",
     "clip_nats": "Clip", "eval": "Evaluation", "guard": "Guards", "reward": "Reward to optimise",
     "guidance": "CLIP guidance", "max_kl_nats": "Largest KL", "type": "Source", "kind": "Analysis",
+    "repo_id": "Repository",
 }  # fmt: skip
 _UNITS = {"clip_nats": "nats", "max_kl_nats": "nats"}
 _RENDERED_APART = frozenset({"preset"})

@@ -39,6 +39,7 @@ class Site:
     url: str
     database: Database
     world: World
+    settings: Settings
 
     def login_link(self, name: str, role: Role) -> str:
         """The address of a one-time link that signs a browser in as this user, made if there is none yet."""
@@ -61,17 +62,27 @@ def running_site(folder: Path) -> Iterator[Site]:
     migrate(database)
     with database.writer() as session:
         world = build_world(session, BlobStore(settings.blob_root), SystemClock().now())
+    try:
+        with serving(settings) as url:
+            yield Site(url, database, world, settings)
+    finally:
+        database.dispose()
+
+
+@contextmanager
+def serving(settings: Settings, port: int = 0) -> Iterator[str]:
+    """The web server alone, over what is there, until the block ends; port 0 is any free one. Gives its address."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", port))
         server = uvicorn.Server(uvicorn.Config(create_app(settings), log_level="warning", lifespan="on"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         try:
-            yield Site(f"http://127.0.0.1:{listener.getsockname()[1]}", database, world)
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(timeout=20)
-            database.dispose()
 
 
 def launch(playwright: Playwright) -> Browser:

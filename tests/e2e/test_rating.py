@@ -1,134 +1,24 @@
-"""Rating in a real browser: what the database holds afterwards is what was chosen, vote for vote."""
+"""Rating in a real browser: one key a vote, the next pair at once, undo, taps and swipes, and without scripts too."""
 
 import re
-from collections.abc import Callable
 from uuid import UUID
 
-from playwright.sync_api import Page, expect
-from sqlalchemy import select
+from playwright.sync_api import expect
 
-from app.db.models import Comparison, Preference, User
+from app.db.models import Comparison
 from app.domain.enums import Choice, Role
 from tests.e2e.conftest import OpenPage
+from tests.e2e.rating import (
+    act_and_wait_for_another,
+    open_rating,
+    press,
+    shown,
+    stored_votes,
+    touch,
+    wait_until_fetched_ahead,
+    wait_until_saved,
+)
 from tests.e2e.stack import Site
-
-_KEYS = {
-    "ArrowLeft": Choice.LEFT,
-    "1": Choice.LEFT,
-    "ArrowRight": Choice.RIGHT,
-    "2": Choice.RIGHT,
-    "t": Choice.TIE,
-    "ArrowDown": Choice.TIE,
-    "b": Choice.BOTH_BAD,
-    "s": Choice.SKIP,
-}
-
-
-def stored_votes(site: Site, rater: str) -> dict[UUID, Choice]:
-    with site.database.reader() as session:
-        rows = session.execute(
-            select(Preference.comparison_id, Preference.choice)
-            .join(User, User.id == Preference.rater_id)
-            .where(User.name == rater)
-        )
-        return {row.comparison_id: row.choice for row in rows}
-
-
-def shown(page: Page) -> UUID:
-    """The comparison on screen, once it is there."""
-    expect(page.locator("[data-pair]")).to_be_visible()
-    return UUID(page.locator("#vote input[name=comparison_id]").input_value())
-
-
-def act_and_wait_for_another(page: Page, act: Callable[[], None]) -> UUID:
-    """Do something that shows another pair. Returns the one that was on screen before."""
-    before = shown(page)
-    act()
-    expect(page.locator("#vote input[name=comparison_id]")).not_to_have_value(str(before))
-    return before
-
-
-def press(page: Page, key: str) -> UUID:
-    return act_and_wait_for_another(page, lambda: page.keyboard.press(key))
-
-
-def wait_until_saved(page: Page) -> None:
-    expect(page.locator("[data-sync]")).to_have_text("saved")
-
-
-def wait_until_fetched_ahead(page: Page) -> None:
-    expect(page.locator("[data-stage]")).to_have_attribute("data-ahead", "4")
-
-
-def open_rating(page: Page, site: Site) -> None:
-    page.goto(f"{site.url}/rate/{site.world.fresh_campaign}")
-    expect(page.locator("html")).to_have_class(re.compile("scripted"))
-
-
-def test_what_was_chosen_is_what_is_stored_through_undo_a_lost_connection_and_a_reload(
-    open_page: OpenPage, site: Site
-) -> None:
-    page = open_page("Nora", Role.RATER)
-    open_rating(page, site)
-    chosen: dict[UUID, Choice] = {}
-    keys = list(_KEYS)
-    for turn in range(18):
-        key = keys[turn % len(keys)]
-        chosen[press(page, key)] = _KEYS[key]
-
-    undone = [press(page, "u"), press(page, "u")]
-    assert shown(page) not in undone
-    for key in ("ArrowRight", "ArrowLeft"):  # judge both anew, with another choice than before
-        chosen[press(page, key)] = _KEYS[key]
-    wait_until_saved(page)
-    assert stored_votes(site, "Nora") == chosen
-
-    wait_until_fetched_ahead(page)
-    page.context.set_offline(True)
-    for key in ("1", "t", "2"):  # the pairs that were fetched ahead
-        chosen[press(page, key)] = _KEYS[key]
-    expect(page.locator("[data-sync]")).to_have_text("3 waiting")
-    assert len(stored_votes(site, "Nora")) == len(chosen) - 3
-    page.context.set_offline(False)
-    wait_until_saved(page)
-    assert stored_votes(site, "Nora") == chosen
-
-    wait_until_fetched_ahead(page)
-    page.context.set_offline(True)
-    for key in ("2", "b"):
-        chosen[press(page, key)] = _KEYS[key]
-    expect(page.locator("[data-sync]")).to_have_text("2 waiting")
-    page.context.set_offline(False)
-    page.reload()  # perhaps before they were sent: the outbox outlives the page
-    wait_until_saved(page)
-    assert stored_votes(site, "Nora") == chosen
-    while len(chosen) < 30:
-        key = keys[len(chosen) % len(keys)]
-        pair = press(page, key)
-        assert pair not in chosen
-        chosen[pair] = _KEYS[key]
-    wait_until_saved(page)
-    assert stored_votes(site, "Nora") == chosen
-
-
-def test_a_vote_that_the_server_never_confirmed_is_sent_again_and_counts_once(open_page: OpenPage, site: Site) -> None:
-    page = open_page("Olga", Role.RATER)
-    open_rating(page, site)
-    lost: list[str] = []
-
-    def lose_the_answer(route):  # type: ignore[no-untyped-def]
-        if len(lost) < 2:
-            lost.append(route.request.url)
-            route.fetch()  # the server has it
-            route.abort()  # the browser does not know
-        else:
-            route.continue_()
-
-    page.route("**/preference", lose_the_answer)
-    pair = press(page, "ArrowLeft")
-    wait_until_saved(page)
-    assert len(lost) == 2
-    assert stored_votes(site, "Olga") == {pair: Choice.LEFT}
 
 
 def test_the_next_pair_is_on_screen_within_100_ms(open_page: OpenPage, site: Site) -> None:
@@ -163,15 +53,7 @@ def test_taps_and_swipes_vote_on_a_phone(open_page: OpenPage, site: Site) -> Non
     chosen[act_and_wait_for_another(page, lambda: page.locator("[data-rate] [data-choice=tie]").tap())] = Choice.TIE
 
     def swipe(dx: int) -> None:
-        page.evaluate(
-            """(dx) => {
-              const stage = document.querySelector("[data-stage]");
-              const at = (x) => [new Touch({ identifier: 1, target: stage, clientX: x, clientY: 300 })];
-              stage.dispatchEvent(new TouchEvent("touchstart", { touches: at(200), changedTouches: at(200) }));
-              stage.dispatchEvent(new TouchEvent("touchend", { touches: [], changedTouches: at(200 + dx) }));
-            }""",
-            dx,
-        )
+        touch(page, [(200, 400)], [(200 + dx, 400)])
 
     chosen[act_and_wait_for_another(page, lambda: swipe(-120))] = Choice.LEFT
     chosen[act_and_wait_for_another(page, lambda: swipe(120))] = Choice.RIGHT
@@ -240,7 +122,7 @@ def test_the_last_pair_is_followed_by_what_to_do_next(open_page: OpenPage, site:
         press(page, "ArrowRight")
     shown(page)
     page.keyboard.press("ArrowRight")
-    expect(page.get_by_role("heading", name="That was every pair for now.")).to_be_visible()
+    expect(page.get_by_role("heading", name="That is all, thank you.")).to_be_visible()
     expect(page.get_by_role("link", name="Train a reward model")).to_be_visible()
     page.keyboard.press("u")  # the last one can still be taken back
     expect(page.locator("[data-pair]")).to_be_visible()

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 from PIL import Image, ImageOps
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.adapters import checkpoint_store
@@ -19,6 +21,7 @@ from app.db.models import (
     CampaignCheckpoint,
     Checkpoint,
     Comparison,
+    GoldPair,
     Job,
     JobEvent,
     LabelSnapshot,
@@ -31,8 +34,10 @@ from app.db.models import (
     SampleReward,
     User,
 )
+from app.db.queries.samples import DrawnImage, Recipe, add_samples
 from app.domain.bundled import BUNDLED
 from app.domain.enums import (
+    AnalysisKind,
     CampaignStatus,
     CheckpointKind,
     Choice,
@@ -43,8 +48,9 @@ from app.domain.enums import (
     Strategy,
 )
 from app.domain.pairing import canonical
-from app.domain.specs import parse_spec
+from app.domain.specs import GuidanceSpec, parse_spec
 from app.services import accounts
+from tests.e2e.analyses import AnalysisDocuments
 
 _SHEET = Path(__file__).resolve().parents[2] / "worker" / "ml" / "pretrained" / "critters-64" / "samples.png"
 _EDGE = 64
@@ -75,11 +81,34 @@ class World:
     """Without votes, open to every rater, with guidelines."""
     tournament: UUID
     reward_model: UUID
+    rater: UUID
+    """Who voted in `campaign`."""
+    trajectory: UUID
+    embedding_map: UUID
+    diversity: UUID
+    inversion: UUID
+    failed_analysis: UUID
+    running_analysis: UUID
+    guided: UUID
+    """A sampling job with guidance, and its samples."""
 
 
 def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
     """Fill an empty, migrated database."""
     return _Builder(session, blobs, now).build()
+
+
+def sheet_images() -> list[bytes]:
+    """The bundled model's sample sheet, cut into PNG files of one sample each."""
+    sheet = Image.open(_SHEET).convert("RGB")
+    files: list[bytes] = []
+    for y in range(0, sheet.height, _TILE):
+        for x in range(0, sheet.width, _TILE):
+            out = io.BytesIO()
+            tile = sheet.crop((x, y, x + _TILE, y + _TILE)).resize((_EDGE, _EDGE), Image.Resampling.BOX)
+            tile.save(out, "PNG")
+            files.append(out.getvalue())
+    return files
 
 
 class _Builder:
@@ -108,7 +137,9 @@ class _Builder:
         self.base_eval = self._samples(base, range(_EVAL_SEED, _EVAL_SEED + _N_EVAL), epoch=0)
         self._measure(base, 0.02, 0.11)
         campaign = self._campaign("First taste", "Which critter do you like better?", Strategy.UNIFORM, [base], age=240)
-        self._votes(campaign, drawn, raters, n=168)
+        self._votes(campaign, drawn[:24], raters, n=168)
+        for better, worse in ((40, 47), (52, 61)):
+            self._gold(campaign, drawn[better], drawn[worse])
         reward_model = self._reward_model(campaign)
         finished, tuned = self._finetune(base, reward_model)
         running = self._running_finetune(base)
@@ -122,6 +153,7 @@ class _Builder:
                   spec={"checkpoint_id": str(base.id)})  # fmt: skip
         self._job(JobKind.SAMPLE, "First samples", JobStatus.SUCCEEDED, age=280,
                   spec={"checkpoint_id": str(base.id), "n": 96, "steps": _STEPS}, result={"n_samples": 96})  # fmt: skip
+        analyses = self._analyses(base, tuned, finished)
         fresh = self._campaign(
             "Warm and cosy", "Which critter looks **warmer**?".replace("*", ""), Strategy.UNIFORM, [base, tuned],
             age=5, budget=400,
@@ -137,7 +169,73 @@ class _Builder:
             base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
             finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
+            rater=raters[2].id,
+            **analyses,
         )  # fmt: skip
+
+    def _analyses(self, base: Checkpoint, tuned: Checkpoint, run: Job) -> dict[str, UUID]:
+        """One finished analysis a kind, one that failed, one that runs, and guided samples."""
+        documents = AnalysisDocuments(self.session, self.blobs, self.rng)
+        epochs = list(
+            self.session.scalars(select(Checkpoint).where(Checkpoint.job_id == run.id).order_by(Checkpoint.epoch))
+        )
+        before, after = (
+            list(
+                self.session.scalars(
+                    select(Sample)
+                    .where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+                    .order_by(Sample.seed)
+                )
+            )
+            for row in (base, tuned)
+        )
+
+        for place, row in enumerate([base, *epochs]):
+            for sample in self.session.scalars(
+                select(Sample).where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+            ):
+                value = self.rng.gauss(-3.2 - 0.12 * place, 0.35)
+                self.session.merge(SampleReward(sample_id=sample.id, name="jpeg_compressibility", value=value))
+        self.session.flush()
+
+        def job(kind: AnalysisKind, name: str, checkpoints: Sequence[Checkpoint], **more: Any) -> Job:
+            ids = [str(row.id) for row in checkpoints]
+            status, error = more.pop("status", JobStatus.SUCCEEDED), more.pop("error", None)
+            spec = {"kind": kind.value, "checkpoint_ids": ids, "n": _N_EVAL, "steps": _STEPS, **more}
+            progress = 0.37 if status is JobStatus.RUNNING else 0.0
+            return self._job(JobKind.ANALYZE, name, status, age=6, spec=spec, error=error, progress=progress,
+                             stage="Drawing samples: 118 of 320")  # fmt: skip
+
+        rewards = [{"name": "brightness"}]
+        upload = documents.upload(before[3])
+        trajectory = job(AnalysisKind.REWARD_TRAJECTORY, "Brightness on the way", [base], n=60, rewards=rewards)
+        mapped = job(AnalysisKind.EMBEDDING_MAP, "Where warmth moved them", [base, tuned], rewards=rewards)
+        diversity = job(AnalysisKind.DIVERSITY, "Diversity over the run", [base, *epochs])
+        inversion = job(AnalysisKind.INVERSION, "Inversion of critters-64", [base], image_id=str(upload.id))
+        guidance = GuidanceSpec(reward="brightness", scale=10.0)
+        guided = self._job(
+            JobKind.SAMPLE, "Draw 8 from critters-64 guided by brightness", JobStatus.SUCCEEDED, age=5,
+            spec={"checkpoint_id": str(base.id), "n": 8, "seed": _EVAL_SEED, "steps": _STEPS,
+                  "guidance": guidance.recipe},
+            result={"reward": {"guided": {"mean": 0.61, "sem": 0.012, "n": 8},
+                               "unguided": {"mean": 0.52, "sem": 0.015, "n": 8}}},
+        )  # fmt: skip
+        drawn = [DrawnImage(_EVAL_SEED + row, sample.sha256, _EDGE, _EDGE) for row, sample in enumerate(after[:8])]
+        add_samples(self.session, Recipe(base.id, _STEPS, 1.0, guidance.recipe), drawn, job_id=guided.id, now=self.now)
+        failed = job(
+            AnalysisKind.AGE_DISTRIBUTION, "Ages", [base], status=JobStatus.FAILED,
+            error="model.safetensors of nateraw/vit-age-classifier could not be downloaded from the hub.",
+        )  # fmt: skip
+        running = job(AnalysisKind.DIVERSITY, "Diversity, larger", [base, tuned], status=JobStatus.RUNNING)
+        return {
+            "trajectory": documents.finish(trajectory, [base], documents.trajectories(before, 60)),
+            "embedding_map": documents.finish(mapped, [base, tuned], documents.map(before, after)),
+            "diversity": documents.finish(diversity, [base, *epochs], documents.diversity(1 + len(epochs), _N_EVAL)),
+            "inversion": documents.finish(inversion, [base], documents.inversion(before)),
+            "failed_analysis": failed.id,
+            "running_analysis": running.id,
+            "guided": guided.id,
+        }
 
     def _ago(self, minutes: float) -> datetime:
         return self.now - timedelta(minutes=minutes)
@@ -216,6 +314,7 @@ class _Builder:
 
     def _votes(self, campaign: Campaign, samples: Sequence[Sample], raters: Sequence[User], *, n: int) -> None:
         seen = set()
+        seed_of = {sample.id: sample.seed for sample in samples}
         while len(seen) < n:
             a, b = canonical(*(sample.id for sample in self.rng.sample(list(samples), 2)))
             if (a, b) in seen:
@@ -233,7 +332,9 @@ class _Builder:
             )  # fmt: skip
             self.session.add(lease)
             self.session.flush()
-            choice = self.rng.choices(list(Choice), weights=[46, 44, 6, 2, 2])[0]
+            # two raters share a taste, the third flips coins
+            taste = [84, 6] if seed_of[a] < seed_of[b] else [6, 84]
+            choice = self.rng.choices(list(Choice), weights=[*(taste if rater != raters[2] else [46, 44]), 6, 2, 2])[0]
             self.session.add(
                 Preference(
                     comparison_id=lease.id,
@@ -246,6 +347,15 @@ class _Builder:
                 )
             )
         campaign.n_leased += n
+
+    def _gold(self, campaign: Campaign, better: Sample, worse: Sample) -> None:
+        a, b = canonical(better.id, worse.id)
+        pair = Pair(campaign_id=campaign.id, sample_a_id=a, sample_b_id=b, n_leased=0, created_at=self.now)
+        self.session.add(pair)
+        self.session.flush()
+        self.session.add(
+            GoldPair(pair_id=pair.id, campaign_id=campaign.id, better_sample_id=better.id, created_at=self.now)
+        )
 
     def _job(
         self, kind: JobKind, name: str, status: JobStatus, *, age: float, spec: dict[str, object],

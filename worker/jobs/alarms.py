@@ -12,8 +12,9 @@ from app.db.queries import checkpoints as checkpoint_queries
 from app.db.queries import samples as sample_queries
 from app.db.queries.samples import Recipe
 from app.domain.enums import EventKind
+from app.domain.estimates import Estimate
 from app.domain.over_optimisation import Evidence, Verdict, judge
-from app.domain.ratings import Estimate, win_rate
+from app.domain.ratings import win_rate
 from app.domain.specs import FinetuneSpec, RewardTerm
 from app.domain.tables import PairedRow, compare_on_paired_seeds
 from worker.jobs.context import JobContext

@@ -32,11 +32,14 @@ from worker.ml.encoders import load_encoder
 from worker.ml.policy import Policy, save_policy
 from worker.ml.progress import Metric, SilentMonitor
 
+_Diversity = Callable[[UInt8[np.ndarray, "n h w 3"]], float]
+
 
 def run(context: JobContext) -> Record:
     spec = FinetuneSpec.model_validate(context.job.spec)
     base = load_checkpoint(context, spec.checkpoint_id)
     context.monitor.progress(context.job.progress, stage=f"Loading {base.name}")
+    diversity = _vendi_score(context)
     recorder = _Recorder(context, spec, base)
     with work_folder(context) as folder:
         policy, resume_from = open_policy(context, base), load_state(context, folder)
@@ -54,7 +57,7 @@ def run(context: JobContext) -> Record:
                 device=context.device,
                 resume_from=resume_from,
                 holdout=rewards_by_key(context, spec.guard.holdout_rewards),
-                diversity=_vendi_score(context),
+                diversity=diversity,
                 ranks=ranks,
             )
 
@@ -90,7 +93,7 @@ def run_rank(settings: Settings, claim: Claim, seat: Seat) -> None:
         )
 
 
-def _vendi_score(context: JobContext) -> Callable[[UInt8[np.ndarray, "n h w 3"]], float]:
+def _vendi_score(context: JobContext) -> _Diversity:
     """The effective number of different images, in the eyes of the configured encoder."""
     encoder = load_encoder(context.settings.encoder, device=context.device, weights_dir=context.settings.weights_dir)
     return lambda images: vendi_score(encoder.encode(images))

@@ -1,7 +1,7 @@
 """Which function runs which kind of job."""
 
 from app.domain.enums import JobKind
-from worker.jobs import analyze, evaluate, finetune, pretrain, reward_model, sample
+from worker.jobs import analyze, evaluate, finetune, pretrain, push, reward_model, sample
 from worker.jobs.context import Handler
 
 HANDLERS: dict[JobKind, Handler] = {
@@ -11,4 +11,5 @@ HANDLERS: dict[JobKind, Handler] = {
     JobKind.EVALUATE: evaluate.run,
     JobKind.PRETRAIN: pretrain.run,
     JobKind.ANALYZE: analyze.run,
+    JobKind.PUSH: push.run,
 }

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.models import RewardModel
 from app.db.queries import learning as queries
 from app.db.queries import samples as sample_queries
+from app.domain import uncertainty
 from app.domain.enums import Choice
 from app.domain.errors import CorruptDataError, JobError
 from app.domain.specs import RewardModelSpec, RewardTerm
@@ -21,7 +22,7 @@ from worker.jobs.embeddings import embedded_chunks
 from worker.jobs.monitor import PartMonitor
 from worker.ml.encoders import Encoder, load_encoder
 from worker.ml.image_features import join_features
-from worker.ml.preference import LabelledPair, colour_features, train_reward_model
+from worker.ml.preference import LabelledPair, colour_features, reward_posterior, train_reward_model
 
 _MAX_REFERENCE_SAMPLES = 2000
 """Samples of the campaign's checkpoints that are embedded beside the rated ones: they shape the features and the
@@ -53,9 +54,10 @@ def run(context: JobContext) -> Record:
     encoder = load_encoder(encoder_name, device=context.device, weights_dir=context.settings.weights_dir)
     features = _features(context, encoder, list(row_of))
     monitor = PartMonitor(context.monitor, _EMBEDDING, 1.0)
-    head, report = train_reward_model(
-        features, _fitted_pairs(votes, row_of), ensemble=spec.ensemble, seed=spec.seed, monitor=monitor
-    )
+    pairs = _fitted_pairs(votes, row_of)
+    head, report = train_reward_model(features, pairs, ensemble=spec.ensemble, seed=spec.seed, monitor=monitor)
+    sketches = uncertainty.encode(*reward_posterior(features, pairs))
+    shown = [sample for sample in reference if sample.sha256 in row_of]
     blob_sha256 = context.blobs.put(head.to_bytes())
     rewards = head.mean(features)
     model_id = uuid4()
@@ -85,6 +87,8 @@ def run(context: JobContext) -> Record:
         name = RewardTerm(name="preference", reward_model_id=model_id).key
         by_sample = {sample_id: float(rewards[row_of[sha256]]) for sample_id, sha256 in sha256_of_sample.items()}
         sample_queries.record_rewards(session, name, by_sample)
+        vectors = [(sample.id, sketches[row_of[sample.sha256]]) for sample in shown]
+        queries.replace_sketches(session, spec.campaign_id, vectors)
         return {
             "reward_model_id": str(model_id),
             "n_labels": report.n_labels,
@@ -114,7 +118,8 @@ def _fitted_pairs(votes: Iterable[Mapping[str, Any]], row_of: Mapping[str, int])
         left_share = Choice(vote["choice"]).left_share
         if left_share is not None:
             left, right = row_of[vote["left_sha256"]], row_of[vote["right_sha256"]]
-            pairs.append(LabelledPair(left, right, left_share, rater=vote["rater"], random=vote["is_random"]))
+            weight = float(vote.get("weight", 1.0))  # snapshots of before weighed every vote alike
+            pairs.append(LabelledPair(left, right, left_share, weight, vote["rater"], vote["is_random"]))
     return pairs
 
 

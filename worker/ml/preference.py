@@ -29,6 +29,7 @@ __all__ = [
     "RewardModelReport",
     "colour_features",
     "image_features",
+    "reward_posterior",
     "train_reward_model",
 ]
 
@@ -130,6 +131,20 @@ def train_reward_model(
     report = _report(votes, probability, curve, n_train, seconds=time.monotonic() - started)
     monitor.progress(1.0, stage="trained")
     return head, report
+
+
+def reward_posterior(
+    features: Float[np.ndarray, "n d"], pairs: Sequence[LabelledPair], *, blocks: Sequence[int] | None = None
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n z"]]:
+    """Of every image its mean reward in log odds of votes, and z @ root: squared distances of two such rows are the
+    posterior variance of the difference of their rewards. What `app.domain.uncertainty` publishes for pair selection.
+    """
+    components = block_components(
+        features, feature_blocks(features.shape[1]) if blocks is None else tuple(blocks), keep=_COMPONENTS
+    )
+    with threadpool_limits(limits=1, user_api="blas"):
+        posterior = _Votes.of(pairs, components).fit(slice(None))
+    return components.values @ posterior.mean, components.values @ posterior.root
 
 
 class PreferenceReward:

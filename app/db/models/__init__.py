@@ -5,8 +5,10 @@ from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleRew
 from app.db.models.invitations import CampaignExample, Guest, Invitation
 from app.db.models.jobs import Job, JobEvent, RewardAvailability
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
-from app.db.models.learning import Embedding, LabelSnapshot, RewardModel
+from app.db.models.learning import Embedding, LabelSnapshot, RewardModel, SampleSketch
 from app.db.models.library import LibraryState, SampleMark
+from app.db.models.trust import GoldPair, Retraction, SnapshotRater
+from app.db.models.uploads import Upload
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Embedding",
+    "GoldPair",
     "Guest",
     "IdempotencyKey",
     "Invitation",
@@ -30,11 +33,15 @@ __all__ = [
     "Measurement",
     "Pair",
     "Preference",
+    "Retraction",
     "RewardAvailability",
     "RewardModel",
     "Sample",
     "SampleMark",
     "SampleReward",
+    "SampleSketch",
+    "SnapshotRater",
+    "Upload",
     "User",
     "WebSession",
     "Webhook",

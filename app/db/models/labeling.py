@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, IdMixin, enum_type
@@ -63,7 +63,7 @@ class Pair(IdMixin, Base):
     sample_a_id: Mapped[UUID] = mapped_column(ForeignKey("sample.id"))
     sample_b_id: Mapped[UUID] = mapped_column(ForeignKey("sample.id"))
     n_leased: Mapped[int] = mapped_column(default=0)
-    """Votes plus open leases, repeats left out."""
+    """Votes plus open leases, repeats and gold left out."""
     created_at: Mapped[datetime]
 
 
@@ -100,6 +100,8 @@ class Comparison(IdMixin, Base):
     """0 for the first showing to this rater, 1 for the repeat."""
     repeat_of: Mapped[UUID | None] = mapped_column(ForeignKey("comparison.id"))
     """The rater's earlier comparison that this one repeats with sides swapped."""
+    is_gold: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Shown for its known answer: it measures the rater, takes none of the pair's places, and is never fitted."""
     leased_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     closed_at: Mapped[datetime | None]

@@ -42,6 +42,20 @@ class RewardModel(IdMixin, Base):
     created_at: Mapped[datetime]
 
 
+class SampleSketch(Base):
+    """What pair selection knows of a sample: its reward by the campaign's newest model, and how sure that is.
+
+    Positions are dense from 0, so that a random one is found in constant time. See `app.domain.uncertainty`.
+    """
+
+    __tablename__ = "sample_sketch"
+
+    campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaign.id", ondelete="CASCADE"), primary_key=True)
+    position: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sample_id: Mapped[UUID] = mapped_column(ForeignKey("sample.id", ondelete="CASCADE"))
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+
+
 class Embedding(Base):
     """A frozen encoder's features of one image: float32, little-endian."""
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import Select, func, or_, select
+from sqlalchemy import ColumnElement, Select, and_, case, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import (
@@ -15,8 +15,10 @@ from app.db.models import (
     CampaignRater,
     Checkpoint,
     Comparison,
+    GoldPair,
     Pair,
     Preference,
+    Retraction,
     Sample,
     User,
 )
@@ -37,8 +39,14 @@ class VoteRow(NamedTuple):
     repeat_of: UUID | None
     left_sample_id: UUID
     sample_a_id: UUID
+    right_sample_id: UUID
     left_checkpoint_id: UUID
     right_checkpoint_id: UUID
+    created_at: datetime
+    better_sample_id: UUID | None
+    """Of a pair that was shown for its known answer."""
+    is_retracted: bool
+    """Whether the rater's votes were retracted."""
 
 
 class ExportRow(NamedTuple):
@@ -63,6 +71,9 @@ class ExportRow(NamedTuple):
     selection_probability: float
     repetition: int
     repeat_of: UUID | None
+    gold: str | None
+    """`left` or `right` where the pair was shown for its known answer; such votes measure the rater only."""
+    retracted: bool
     leased_at: datetime
     created_at: datetime
     updated_at: datetime
@@ -170,23 +181,37 @@ def votes(session: Session, campaign_id: UUID) -> list[VoteRow]:
             Comparison.repeat_of,
             Comparison.left_sample_id,
             Pair.sample_a_id,
+            Comparison.right_sample_id,
             left.checkpoint_id,
             right.checkpoint_id,
+            Preference.created_at,
+            GoldPair.better_sample_id,
+            Retraction.rater_id.is_not(None),
         )
         .join(Preference, Preference.comparison_id == Comparison.id)
         .join(Pair, Pair.id == Comparison.pair_id)
+        .outerjoin(GoldPair, _shown_as_gold())
+        .outerjoin(Retraction, _retracted())
         .join(left, left.id == Comparison.left_sample_id)
         .join(right, right.id == Comparison.right_sample_id)
         .where(Preference.campaign_id == campaign_id)
         .order_by(Preference.created_at, Comparison.id)
     )
-    return [VoteRow(*row) for row in rows]
+    return [VoteRow._make(row) for row in rows]
 
 
 def export_rows(session: Session, campaign_id: UUID) -> Iterator[ExportRow]:
     """Every vote of a campaign, oldest first, fetched as it is read."""
     rows = session.execute(_export_query(campaign_id), execution_options={"yield_per": 500})
     return (ExportRow(*row) for row in rows)
+
+
+def _shown_as_gold() -> ColumnElement[bool]:
+    return and_(Comparison.is_gold, GoldPair.pair_id == Comparison.pair_id)
+
+
+def _retracted() -> ColumnElement[bool]:
+    return and_(Retraction.campaign_id == Comparison.campaign_id, Retraction.rater_id == Comparison.rater_id)
 
 
 def _export_query(campaign_id: UUID) -> Select[*tuple[Any, ...]]:
@@ -212,11 +237,18 @@ def _export_query(campaign_id: UUID) -> Select[*tuple[Any, ...]]:
             Comparison.selection_probability,
             Comparison.repetition,
             Comparison.repeat_of,
+            case(
+                (GoldPair.better_sample_id == Comparison.left_sample_id, Choice.LEFT.value),
+                (GoldPair.better_sample_id == Comparison.right_sample_id, Choice.RIGHT.value),
+            ),
+            Retraction.rater_id.is_not(None),
             Comparison.leased_at,
             Preference.created_at,
             Preference.updated_at,
         )
         .join(Preference, Preference.comparison_id == Comparison.id)
+        .outerjoin(GoldPair, _shown_as_gold())
+        .outerjoin(Retraction, _retracted())
         .join(left, left.id == Comparison.left_sample_id)
         .join(right, right.id == Comparison.right_sample_id)
         .where(Preference.campaign_id == campaign_id)

@@ -9,24 +9,50 @@ from sqlalchemy.orm import Session
 from app.db.models import Checkpoint, Comparison, Pair, Preference, Sample
 from app.domain.enums import Choice
 
+_EXACT = 4_000
+"""So many samples can be counted by seed in a page's time."""
 
-def shared_seeds(
-    session: Session, checkpoint_ids: Collection[UUID], *, limit: int
-) -> tuple[int, float, list[int]] | None:
-    """(steps, eta, seeds) that the most of these checkpoints have drawn, two at least, without guidance."""
+
+def shared_recipes(session: Session, checkpoint_ids: Collection[UUID], *, limit: int) -> list[tuple[int, int, float]]:
+    """(seed, steps, eta) drawn at the most of these checkpoints, at two at least, without guidance; the best shared
+    first, then the lowest seeds.
+
+    Where they have drawn very many, only the lowest seeds of the one that has drawn the fewest are looked at.
+    """
     n = func.count(func.distinct(Sample.checkpoint_id))
-    rows = session.execute(
+    statement = (
         select(Sample.seed, Sample.steps, Sample.eta)
         .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.guidance_key == "")
         .group_by(Sample.seed, Sample.steps, Sample.eta)
         .having(n >= min(2, len(checkpoint_ids)))
         .order_by(n.desc(), Sample.seed)
-        .limit(4 * limit)
+        .limit(limit)
+    )
+    counts = session.execute(
+        select(Checkpoint.n_samples, Checkpoint.id)
+        .where(Checkpoint.id.in_(checkpoint_ids), Checkpoint.n_samples > 0)
+        .order_by(Checkpoint.n_samples, Checkpoint.id)
     ).all()
+    if sum(row.n_samples for row in counts) > _EXACT:
+        lowest = (
+            select(Sample.seed)
+            .where(Sample.checkpoint_id == counts[0].id, Sample.guidance_key == "")
+            .order_by(Sample.seed)
+            .limit(limit)
+        )
+        statement = statement.where(Sample.seed.in_(session.scalars(lowest).all()))
+    return [(seed, steps, eta) for seed, steps, eta in session.execute(statement)]
+
+
+def shared_seeds(
+    session: Session, checkpoint_ids: Collection[UUID], *, limit: int
+) -> tuple[int, float, list[int]] | None:
+    """(steps, eta, seeds) of the best shared recipe; None where no two checkpoints share any."""
+    rows = shared_recipes(session, checkpoint_ids, limit=2 * limit)
     if not rows:
         return None
-    steps, eta = rows[0].steps, rows[0].eta
-    return steps, eta, sorted([row.seed for row in rows if (row.steps, row.eta) == (steps, eta)][:limit])
+    _, steps, eta = rows[0]
+    return steps, eta, sorted([seed for seed, *recipe in rows if recipe == [steps, eta]][:limit])
 
 
 def samples_of(

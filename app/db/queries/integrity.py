@@ -58,8 +58,9 @@ def event_gaps(session: Session) -> Broken:
 
 
 def miscounted_pairs(session: Session) -> Broken:
-    """Pairs whose `n_leased` is not the number of their votes and open leases, repeats left out."""
-    return _miscounted(session, Pair.id, Pair.n_leased, Comparison.pair_id, Comparison.repetition == 0)
+    """Pairs whose `n_leased` is not the number of their votes and open leases, repeats and gold left out."""
+    ordinary = (Comparison.repetition == 0, ~Comparison.is_gold)
+    return _miscounted(session, Pair.id, Pair.n_leased, Comparison.pair_id, *ordinary)
 
 
 def miscounted_campaigns(session: Session) -> Broken:

@@ -11,10 +11,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
-from app.db.models import Campaign, Comparison, Pair, Preference, RewardModel, Sample
+from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample
 from app.db.queries.bulk import in_chunks, insert_or_ignore
 from app.domain.enums import Choice
 from app.domain.pairing import REPEAT_DISTANCE, canonical
@@ -92,12 +92,13 @@ def give_back_overdue(session: Session, campaign_id: UUID, *, but_of: UUID, now:
             Comparison.rater_id != but_of,
         )
         .values(expired=True, closed_at=now)
-        .returning(Comparison.pair_id, Comparison.repetition)
+        .returning(Comparison.pair_id, Comparison.repetition, Comparison.is_gold)
         .execution_options(synchronize_session=False)
     ).all()
     if not ended:
         return
-    for pair_id, n in Counter(pair_id for pair_id, repetition in ended if repetition == 0).items():
+    held = Counter(pair_id for pair_id, repetition, is_gold in ended if repetition == 0 and not is_gold)
+    for pair_id, n in held.items():
         session.execute(update(Pair).where(Pair.id == pair_id).values(n_leased=Pair.n_leased - n))
     session.execute(update(Campaign).where(Campaign.id == campaign_id).values(n_leased=Campaign.n_leased - len(ended)))
 
@@ -117,22 +118,53 @@ def claim_pair(
     session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], *, overlap: int, rater_id: UUID, now: datetime
 ) -> UUID | None:
     """Take one of a pair's `overlap` places and return its id; None where they are taken or the rater has had one."""
-    a, b = canonical(*samples)
-    row = {"id": uuid4(), "campaign_id": campaign_id, "sample_a_id": a, "sample_b_id": b, "n_leased": 0}
-    insert_or_ignore(session, Pair, [row | {"created_at": now}])
-    return session.scalar(
-        update(Pair)
-        .where(
-            Pair.campaign_id == campaign_id,
-            Pair.sample_a_id == a,
-            Pair.sample_b_id == b,
-            Pair.n_leased < overlap,
-            ~_had_by(rater_id),
-        )
-        .values(n_leased=Pair.n_leased + 1)
-        .returning(Pair.id)
-        .execution_options(synchronize_session=False)
+    a, b = _store_pair(session, campaign_id, samples, now)
+    values = {"in_campaign": campaign_id, "a": a, "b": b, "places": overlap, "by": rater_id}
+    claimed: UUID | None = session.scalar(_CLAIM, values)
+    return claimed
+
+
+def ensure_pair(session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], *, now: datetime) -> UUID:
+    """The id of a pair, stored if it was never chosen before; none of its places is taken."""
+    a, b = _store_pair(session, campaign_id, samples, now)
+    return session.scalars(
+        select(Pair.id).where(Pair.campaign_id == campaign_id, Pair.sample_a_id == a, Pair.sample_b_id == b)
+    ).one()
+
+
+def gold_for(session: Session, campaign_id: UUID, rater_id: UUID, *, limit: int = 100) -> list[tuple[UUID, UUID, UUID]]:
+    """(pair, its two samples) of gold pairs that this rater has not seen in any way, oldest first."""
+    rows = session.execute(
+        select(Pair.id, Pair.sample_a_id, Pair.sample_b_id)
+        .join(GoldPair, GoldPair.pair_id == Pair.id)
+        .where(GoldPair.campaign_id == campaign_id, GoldPair.retired_at.is_(None), ~_had_by(rater_id))
+        .order_by(GoldPair.created_at, Pair.id)
+        .limit(limit)
     )
+    return [(pair, a, b) for pair, a, b in rows]
+
+
+def is_retracted(session: Session, campaign_id: UUID, rater_id: UUID) -> bool:
+    return session.get(Retraction, (campaign_id, rater_id)) is not None
+
+
+_PAIR, _COMPARISON = Pair.__table__.c, Comparison.__table__.c
+_CLAIM = (  # built once: a call may try many pairs, and building the statement takes longer than running it
+    update(Pair.__table__)  # type: ignore[arg-type]
+    .where(
+        _PAIR.campaign_id == bindparam("in_campaign"),
+        _PAIR.sample_a_id == bindparam("a"),
+        _PAIR.sample_b_id == bindparam("b"),
+        _PAIR.n_leased < bindparam("places"),
+        ~exists().where(
+            _COMPARISON.pair_id == _PAIR.id,
+            _COMPARISON.rater_id == bindparam("by"),
+            _COMPARISON.expired.is_(False),
+        ),
+    )
+    .values(n_leased=_PAIR.n_leased + 1)
+    .returning(_PAIR.id)
+)
 
 
 def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap: int, limit: int) -> list[BegunPair]:
@@ -146,7 +178,7 @@ def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap:
     first: dict[UUID, Comparison] = {}
     for lease in session.scalars(
         select(Comparison)
-        .where(Comparison.pair_id.in_([pair.id for pair in rows]))
+        .where(Comparison.pair_id.in_([pair.id for pair in rows]), ~Comparison.is_gold)
         .order_by(Comparison.leased_at, Comparison.id)
     ):
         first.setdefault(lease.pair_id, lease)
@@ -164,6 +196,7 @@ def repeatable(session: Session, campaign_id: UUID, rater_id: UUID) -> list[UUID
                 Comparison.campaign_id == campaign_id,
                 Comparison.rater_id == rater_id,
                 Comparison.repetition == 0,
+                ~Comparison.is_gold,
                 Preference.choice != Choice.SKIP,
                 ~exists().where(
                     again.pair_id == Comparison.pair_id,
@@ -255,13 +288,11 @@ def sample_sha256(session: Session, sample_id: UUID) -> str:
     return session.scalars(select(Sample.sha256).where(Sample.id == sample_id)).one()
 
 
-def newest_reward_model_id(session: Session, campaign_id: UUID) -> UUID | None:
-    return session.scalar(
-        select(RewardModel.id)
-        .where(RewardModel.campaign_id == campaign_id)
-        .order_by(RewardModel.created_at.desc(), RewardModel.id.desc())
-        .limit(1)
-    )
+def _store_pair(session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], now: datetime) -> tuple[UUID, UUID]:
+    a, b = canonical(*samples)
+    row = {"id": uuid4(), "campaign_id": campaign_id, "sample_a_id": a, "sample_b_id": b, "n_leased": 0}
+    insert_or_ignore(session, Pair, [row | {"created_at": now}])
+    return a, b
 
 
 def _had_by(rater_id: UUID) -> ColumnElement[bool]:

@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import CampaignCheckpoint, Embedding, LabelSnapshot, RewardModel
+from app.db.models import CampaignCheckpoint, Embedding, LabelSnapshot, RewardModel, SampleSketch
 from app.db.queries.bulk import in_chunks, insert_or_ignore
 
 
@@ -34,6 +34,34 @@ def cached_embeddings(session: Session, encoder: str, image_sha256s: Sequence[st
 def cache_embeddings(session: Session, encoder: str, vectors: Mapping[str, bytes]) -> None:
     rows = [{"encoder": encoder, "image_sha256": digest, "vector": vector} for digest, vector in vectors.items()]
     insert_or_ignore(session, Embedding, rows)
+
+
+def replace_sketches(session: Session, campaign_id: UUID, vectors: Sequence[tuple[UUID, bytes]]) -> None:
+    """What pair selection knows of a campaign's samples from now on; see `SampleSketch`."""
+    session.execute(delete(SampleSketch).where(SampleSketch.campaign_id == campaign_id))
+    session.add_all(
+        SampleSketch(campaign_id=campaign_id, position=position, sample_id=sample_id, vector=vector)
+        for position, (sample_id, vector) in enumerate(vectors)
+    )
+
+
+def count_sketches(session: Session, campaign_id: UUID) -> int:
+    """How many samples have one: constant time, since positions are dense."""
+    last = session.scalar(select(func.max(SampleSketch.position)).where(SampleSketch.campaign_id == campaign_id))
+    return 0 if last is None else last + 1
+
+
+def sketches_at(session: Session, campaign_id: UUID, positions: Sequence[int]) -> dict[int, tuple[UUID, bytes]]:
+    """(sample, vector) by position; one that is not there any more is left out."""
+    found: dict[int, tuple[UUID, bytes]] = {}
+    for chunk in in_chunks(dict.fromkeys(positions)):
+        rows = session.execute(
+            select(SampleSketch.position, SampleSketch.sample_id, SampleSketch.vector).where(
+                SampleSketch.campaign_id == campaign_id, SampleSketch.position.in_(chunk)
+            )
+        )
+        found.update((position, (sample_id, vector)) for position, sample_id, vector in rows)
+    return found
 
 
 def campaign_checkpoint_ids(session: Session, campaign_id: UUID) -> Sequence[UUID]:

@@ -113,15 +113,15 @@ def votes_in(session: Session, campaign_ids: Collection[UUID], *, rater_id: UUID
     return {row.campaign_id: row.n for row in session.execute(statement)}
 
 
-def last_vote(session: Session, campaign_id: UUID, rater_id: UUID) -> UUID | None:
-    """The comparison that this rater voted on last."""
-    return session.scalar(
+def last_votes(session: Session, campaign_id: UUID, rater_id: UUID, *, limit: int) -> Sequence[UUID]:
+    """The comparisons that this rater voted on last, newest first."""
+    return session.scalars(
         select(Comparison.id)
         .join(Preference, Preference.comparison_id == Comparison.id)
         .where(Comparison.campaign_id == campaign_id, Comparison.rater_id == rater_id)
         .order_by(Preference.created_at.desc(), Comparison.leased_at.desc())
-        .limit(1)
-    )
+        .limit(limit)
+    ).all()
 
 
 def reward_models(session: Session, *, campaign_id: UUID | None = None, limit: int = 200) -> Sequence[RewardModel]:
@@ -154,20 +154,6 @@ def samples_on_seeds(session: Session, checkpoint_ids: Collection[UUID], *, seed
     ).all()
 
 
-def shared_recipes(session: Session, checkpoint_ids: Collection[UUID], *, limit: int) -> list[tuple[int, int, float]]:
-    """(seed, steps, eta) drawn at the most of these checkpoints, at two at least; the best shared first."""
-    n = func.count(func.distinct(Sample.checkpoint_id))
-    rows = session.execute(
-        select(Sample.seed, Sample.steps, Sample.eta)
-        .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.guidance_key == "")
-        .group_by(Sample.seed, Sample.steps, Sample.eta)
-        .having(n >= min(2, len(checkpoint_ids)))
-        .order_by(n.desc(), Sample.seed)
-        .limit(limit)
-    )
-    return [(seed, steps, eta) for seed, steps, eta in rows]
-
-
 def epochs_of_job(session: Session, job_id: UUID, *, most: int | None = None) -> Sequence[Checkpoint]:
     """The saved epochs of a job in order; of more than `most` so many, evenly spread, the last among them."""
     saved = session.scalars(
@@ -191,7 +177,7 @@ def samples_by_reward(session: Session, reward: str, *, best: bool, limit: int) 
     rows = session.execute(
         select(Sample, SampleReward.value)
         .join(SampleReward, SampleReward.sample_id == Sample.id)
-        .where(SampleReward.name == reward)
+        .where(SampleReward.name == reward, Sample.guidance_key == "")
         .order_by(order, Sample.id)
         .limit(limit)
     )

@@ -3,16 +3,17 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, aliased
 
-from app.db.models import Comparison, Preference, Sample
+from app.db.models import Comparison, Preference, Retraction, Sample
 
 
 def votes_for_snapshot(session: Session, campaign_id: UUID) -> list[dict[str, Any]]:
     """Every vote of a campaign as a JSON object, in an order that does not change, so that equal votes hash equally.
 
-    Skips, `both_bad` and repeats are in it: the trainer needs repeats for the human ceiling and leaves out the rest.
+    Not those of raters who were retracted, and not those on gold pairs: the operator knew their answers before. Skips,
+    `both_bad` and repeats are in it: the trainer needs repeats for the human ceiling and leaves out the rest.
     """
     left, right = aliased(Sample), aliased(Sample)
     rows = session.execute(
@@ -31,7 +32,8 @@ def votes_for_snapshot(session: Session, campaign_id: UUID) -> list[dict[str, An
         .join(Preference, Preference.comparison_id == Comparison.id)
         .join(left, left.id == Comparison.left_sample_id)
         .join(right, right.id == Comparison.right_sample_id)
-        .where(Preference.campaign_id == campaign_id)
+        .outerjoin(Retraction, and_(Retraction.campaign_id == campaign_id, Retraction.rater_id == Preference.rater_id))
+        .where(Preference.campaign_id == campaign_id, ~Comparison.is_gold, Retraction.rater_id.is_(None))
         .order_by(Preference.created_at, Comparison.id)
     )
     return [

@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.web.api import (
+    analyses,
     audit,
     campaigns,
     checkpoints,
@@ -19,6 +20,7 @@ from app.web.api import (
     reward_models,
     rewards,
     samples,
+    trust,
     webhooks,
 )
 from app.web.api.problems import problems
@@ -31,12 +33,14 @@ _v1.include_router(lineage.router)
 _v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
+_v1.include_router(analyses.router)
 _v1.include_router(people.router)
 _v1.include_router(webhooks.router)
 _v1.include_router(audit.router)
 _v1.include_router(campaigns.router)
 _v1.include_router(invitations.router)
 _v1.include_router(comparisons.router)
+_v1.include_router(trust.router)
 _v1.include_router(reward_models.router)
 
 router = APIRouter()

@@ -4,23 +4,38 @@ from collections.abc import Sequence
 from typing import Annotated, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from starlette.concurrency import run_in_threadpool
 
 from app.domain.enums import Strategy
-from app.services import campaigns, export
+from app.services import campaigns, export, import_votes
 from app.services.campaign_stats import CampaignStats, campaign_stats
 from app.services.campaigns import CampaignView, MemberView, RaterCampaignView
 from app.services.export import ExportFormat
+from app.services.import_votes import ImportedVote, ImportReport
 from app.web.api.problems import problems
-from app.web.deps import CurrentOperator, CurrentPrincipal, CurrentSettings, Now, ReadSession, State, WriteSession
+from app.web.deps import (
+    Blobs,
+    CurrentOperator,
+    CurrentPrincipal,
+    CurrentSettings,
+    Now,
+    ReadSession,
+    State,
+    WriteSession,
+)
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 
 router = APIRouter(prefix="/campaigns", tags=["campaigns"], route_class=ApiRoute)
 
-_MEDIA_TYPES = {"jsonl": "application/x-ndjson", "parquet": "application/vnd.apache.parquet"}
+_MEDIA_TYPES: dict[ExportFormat, str] = {
+    "jsonl": "application/x-ndjson",
+    "parquet": "application/vnd.apache.parquet",
+    "datasets": "application/zip",
+}
 
 
 class CampaignIn(BaseModel):
@@ -121,12 +136,49 @@ def export_votes(
     session: ReadSession,
     state: State,
     settings: CurrentSettings,
+    blobs: Blobs,
     _operator: CurrentOperator,
-    format: Annotated[ExportFormat, Query(description="JSON lines or Parquet.")] = "jsonl",
+    format: Annotated[
+        ExportFormat, Query(description="JSON lines, Parquet, or a zipped folder with images for `datasets`.")
+    ] = "jsonl",
 ) -> StreamingResponse:
     export.require_exportable(session, campaign_id)
+    suffix = "zip" if format == "datasets" else format
     return StreamingResponse(
-        export.export_votes(state.database, settings, campaign_id, format),
+        export.export_votes(state.database, settings, blobs, campaign_id, format),
         media_type=_MEDIA_TYPES[format],
-        headers={"Content-Disposition": f'attachment; filename="votes-{campaign_id}.{format}"'},
+        headers={"Content-Disposition": f'attachment; filename="votes-{campaign_id}.{suffix}"'},
     )
+
+
+async def _uploaded_votes(request: Request, _operator: CurrentOperator) -> list[ImportedVote]:
+    return await run_in_threadpool(import_votes.read_rows, await request.body())
+
+
+@router.post(
+    "/{campaign_id}/import",
+    summary="Votes from an export",
+    responses=problems(404, 409),
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in ("application/octet-stream", *_MEDIA_TYPES.values())
+            },
+        }
+    },
+)
+def import_exported_votes(
+    campaign_id: UUID,
+    votes: Annotated[list[ImportedVote], Depends(_uploaded_votes)],
+    session: WriteSession,
+    settings: CurrentSettings,
+    operator: CurrentOperator,
+    now: Now,
+) -> ImportReport:
+    """A file of any export format as the body, up to 20,000 votes a call: all of it is stored, or nothing.
+
+    Votes that are here already are left alone. Samples must be among this campaign's, and are found by id or image.
+    """
+    return import_votes.import_votes(session, settings, operator, campaign_id, votes, now)

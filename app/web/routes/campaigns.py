@@ -15,6 +15,7 @@ from app.domain.enums import Strategy
 from app.domain.errors import InvalidSpecError
 from app.services import campaigns, checkpoints, examples, invitations
 from app.services.campaign_stats import campaign_stats
+from app.services.marks import marks
 from app.web.api.campaigns import CampaignIn
 from app.web.deps import CurrentOperator, Now, ReadSession, WriteSession
 from app.web.forms import Option
@@ -77,6 +78,7 @@ def show(request: Request, session: ReadSession, operator: CurrentOperator, camp
             "names": {id: row.name for id, row in known.items()},
             "members": campaigns.list_raters(session, campaign_id),
             "models": queries.reward_models(session, campaign_id=campaign_id),
+            "marked": marks(session).reward_models,
             "invitations": invitations.list_invitations(session, campaign_id, now=now).items,
             "examples": examples.list_examples(session, campaign_id, operator),
         },

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from app.db.queries import comparing
 from app.db.queries import pages as queries
 from app.services import gallery
 from app.services.checkpoints import CheckpointView
@@ -28,7 +29,7 @@ def grid_of(
     """
     ids = [checkpoint.id for checkpoint in line]
     wanted = None if seeds is None else set(seeds)
-    recipes = queries.shared_recipes(session, ids, limit=1000)
+    recipes = comparing.shared_recipes(session, ids, limit=1000)
     if not recipes:
         return None
     _, steps, eta = next((recipe for recipe in recipes if wanted is None or recipe[0] in wanted), recipes[0])

@@ -93,7 +93,7 @@ def create_invitation(
         "campaign": campaign,
         "invitation": made,
         "url": url,
-        "qr": segno.make(url, error="m").svg_data_uri(scale=6, border=2, light="#fff"),
+        "qr": segno.make(url, error="m").svg_data_uri(scale=6, border=4, light="#fff"),
         "only_here": _is_loopback(request, settings),
     }
     return render(request, "campaigns/invitation.html", context)
@@ -154,7 +154,8 @@ def _door(
     try:
         opened = invitations.open_invitation(session, code, now)
     except (NotFoundError, GoneError) as error:
-        return _private(render(request, "invitation/ended.html", {"detail": error.detail}, status=error.status))
+        ended = {"detail": error.detail, "status": error.status}
+        return _private(render(request, "invitation/ended.html", ended, status=error.status))
     context = {"question": opened.question, "name": name, "refused": refused, "longest": invitations.LONGEST_NAME}
     return _private(render(request, "invitation/index.html", context, status=422 if refused else 200))
 

@@ -28,7 +28,7 @@ from app.web.templating import render
 
 router = APIRouter(prefix="/jobs/new")
 
-_PREFILLED = ("checkpoint_id", "campaign_id", "init_checkpoint_id")
+_PREFILLED = ("checkpoint_id", "campaign_id", "init_checkpoint_id", "kind")
 
 
 @router.get("/{kind}")

@@ -35,6 +35,7 @@ KIND_TITLES: dict[JobKind, tuple[str, str]] = {
     JobKind.FINETUNE: ("Finetune", "Moves a checkpoint toward rewards by reinforcement learning (DDPO)."),
     JobKind.EVALUATE: ("Evaluate", "Mean and standard error of rewards on fixed seeds, for each checkpoint."),
     JobKind.ANALYZE: ("Analyze", "Looks into checkpoints on fixed seeds: trajectories, maps, diversity, inversion."),
+    JobKind.PUSH: ("Push to a hub", "Uploads a checkpoint as a diffusers repository that others can open."),
     JobKind.PRETRAIN: ("Pretrain", "Trains a base model on a folder of images or a rendered style."),
 }
 

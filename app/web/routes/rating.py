@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from app.db.queries import pages as queries
 from app.domain.enums import CampaignStatus, Choice, Role
 from app.domain.errors import GoneError
+from app.domain.pairing import MAX_OPEN_LEASES
 from app.services import examples, labeling
 from app.web.deps import CurrentRater, CurrentSettings, Now, WriteSession
 from app.web.templating import render
@@ -47,7 +48,7 @@ def show_pair(
             "comparison": leased[0] if leased else None,
             "n_mine": labeling.rater_progress(session, campaign_id, principal).votes,
             "n_votes": queries.votes_in(session, [campaign_id]).get(campaign_id, 0),
-            "last": queries.last_vote(session, campaign_id, principal.user_id),
+            "last_votes": queries.last_votes(session, campaign_id, principal.user_id, limit=2 * MAX_OPEN_LEASES),
             "show_guidelines": guidelines,
             "stopped": stop and bool(leased),
             "examples": examples.list_examples(session, campaign_id, principal),

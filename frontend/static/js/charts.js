@@ -7,7 +7,7 @@ const HEIGHT = 176;
 export const FINETUNE_CHARTS = [
   { title: "Reward", unit: "", series: ["reward_mean", "eval_reward_mean"], labels: ["mean", "fixed seeds"],
     band: { column: "reward_quantiles", pairs: [[0, 4], [1, 3]] } },
-  { title: "KL to the base, trained steps", unit: "nats", series: ["kl_nats", "eval_kl_trained_nats"],
+  { title: "KL, trained steps", unit: "nats", series: ["kl_nats", "eval_kl_trained_nats"],
     labels: ["rollouts", "fixed seeds"] },
   { title: "Clip fraction", unit: "", series: ["clip_fraction"], labels: [""] },
   { title: "Gradient norm", unit: "", series: ["grad_norm"], labels: [""] },

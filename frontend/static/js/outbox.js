@@ -23,6 +23,9 @@ export class Outbox {
     this.nRefused = 0;
     this.signedOut = false;
     addEventListener("online", () => this.flush());
+    addEventListener("storage", (event) => {
+      if (event.key?.startsWith(this.prefix)) this.#changed(); // by another tab, which may have sent what waited here
+    });
     document.addEventListener("visibilitychange", () => {
       if (document.visibilityState === "visible") this.flush();
     });

@@ -31,8 +31,8 @@ const source = new PairSource(controls.dataset.campaign, () => [
 const outbox = new Outbox(scope, { onChange: showSync, renew: (comparison) => source.renew(comparison) });
 const history = new VoteHistory(`tastemaker-history:${scope}`, UNDO_DEPTH);
 const stage = new Stage($("stage"), { onSwipe: choose, onZoom: (text) => ($("zoom-text").textContent = text) });
-let mine = Number(controls.dataset.mine);
-const others = Number(controls.dataset.votes) - mine;
+const others = Number(controls.dataset.votes) - Number(controls.dataset.mine);
+let mine = Number(controls.dataset.mine) + notCountedYet();
 const budget = Number(controls.dataset.budget) || null;
 
 document.documentElement.classList.add("scripted");
@@ -49,6 +49,7 @@ async function start() {
   const voted = outbox.comparisons().includes(shown) || history.has(shown);
   if (shown && !voted) {
     const [left, right] = document.querySelectorAll("[data-pair] img");
+    showProgress();
     current = { id: shown, left, right, shownAt: performance.now() };
     fetchAhead();
     await Promise.allSettled([left.decode(), right.decode()]);
@@ -134,6 +135,7 @@ function show(pair) {
   for (const part of [$("pair"), $("zoomer"), form]) part.hidden = false;
   for (const button of form.querySelectorAll("[data-choice]")) button.hidden = false;
   $("finish").hidden = true;
+  $("stop").hidden = false;
   $("message").textContent = "";
   form.elements.comparison_id.value = pair.id;
   stage.show(pair.left, pair.right);
@@ -151,12 +153,22 @@ function measure() {
   performance.clearMarks("vote");
 }
 
+/** How many votes in the outbox the server had not heard of when it counted; undone ones that it had count negative. */
+function notCountedYet() {
+  const counted = new Set(controls.dataset.counted.split(" "));
+  const last = new Map(outbox.entries().map(({ comparison, vote }) => [comparison, Boolean(vote)]));
+  return [...last].reduce((sum, [comparison, given]) => sum + Number(given) - Number(counted.has(comparison)), 0);
+}
+
 /** Nothing left, closed, or stopped by the rater: say thank you and what was done. Undo stays. */
 function showFinish() {
   for (const part of [$("pair"), $("zoomer")]) part.hidden = true;
-  form.hidden = history.length === 0;
+  const closed = !("active" in controls.dataset) || Boolean(source.closed);
+  form.hidden = closed || history.length === 0;
+  $("stop").hidden = true;
   for (const button of form.querySelectorAll("[data-choice]")) button.hidden = true;
   const panel = $("finish");
+  $("message").textContent = "";
   if (stopped) {
     say("Thank you.", "Stop as long as you like; your votes count.");
   } else if (source.closed) {
@@ -169,7 +181,7 @@ function showFinish() {
   if ($("finish-later")) $("finish-later").hidden = stopped || Boolean(source.closed);
   $("count").textContent = String(mine - outbox.nRefused);
   $("visit-votes").textContent = String(visit.votes);
-  $("visit-votes").parentElement.hidden = visit.votes === 0;
+  $("visit-votes").parentElement.hidden = visit.votes === 0 || visit.votes === mine - outbox.nRefused;
   $("visit-pace").textContent = visit.pace();
   $("visit-pace").parentElement.hidden = !visit.pace();
   showProgress();
@@ -215,6 +227,11 @@ function wire() {
     event.preventDefault();
     toggleGuidelines();
   });
+  $("guidelines-toggle")?.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return; // what is announced as a button answers to Space, too
+    event.preventDefault();
+    toggleGuidelines();
+  });
   document.addEventListener("keydown", onKey);
   wireKeyDialog(dialog, keyMap);
 }
@@ -238,10 +255,10 @@ function onKey(event) {
   const action = keyMap.action(keyOf(event));
   if (!action) return;
   event.preventDefault();
-  if (action === "zoom_in") stage.in();
-  else if (action === "zoom_out") stage.out();
-  else if (event.repeat) return; // a key held down is one vote
-  else if (action === "zoom_reset") stage.reset();
+  if (action.startsWith("zoom_")) {
+    stage[action.slice("zoom_".length)]();
+    announce(`Zoom ${$("zoom-text").textContent}`);
+  } else if (event.repeat) return; // a key held down is one vote
   else if (action === "undo") undo();
   else if (action === "guidelines") toggleGuidelines();
   else if (action === "help") dialog.showModal();

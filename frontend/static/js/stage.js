@@ -193,6 +193,10 @@ export class Stage {
         if (moved) this.pan((before.x - now.x) / this.side, (before.y - now.y) / this.side);
       }
     });
+    // left to itself, Chromium takes a swipe for a fling that the next tap stops, and swallows that tap
+    this.area.addEventListener("touchmove", (event) => {
+      if (down.size > 0) event.preventDefault();
+    }, { passive: false });
     addEventListener("pointerup", end);
     addEventListener("pointercancel", end);
     this.area.addEventListener("click", (event) => {

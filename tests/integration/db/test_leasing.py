@@ -7,8 +7,9 @@ from random import Random
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import pytest
-from labeling_data import MADE_AT, add_checkpoint
+from labeling_data import add_checkpoint
 from scipy.stats import chisquare
 from sqlalchemy import func, select, update
 
@@ -16,16 +17,14 @@ from app.config import Settings
 from app.db.models import (
     Campaign,
     Comparison,
-    Job,
-    LabelSnapshot,
     Pair,
     Preference,
-    RewardModel,
     Sample,
-    SampleReward,
 )  # fmt: skip
+from app.db.queries import learning as learning_queries
 from app.db.session import Database
-from app.domain.enums import Choice, JobKind, Role, Strategy
+from app.domain import uncertainty
+from app.domain.enums import Choice, Role, Strategy
 from app.domain.errors import ConflictError, GoneError, InvalidSpecError
 from app.services import accounts, campaigns, labeling
 from app.services.accounts import Principal
@@ -250,37 +249,47 @@ def test_samples_drawn_with_other_steps_are_not_the_same_noise(lab: Lab, pool: C
         lab.campaign([base, other], strategy=Strategy.TOURNAMENT)
 
 
-def _reward_model(lab: Lab, campaign: UUID) -> UUID:
+def _publish(lab: Lab, campaign: UUID, means: np.ndarray, roots: np.ndarray) -> list[UUID]:
+    """What a worker publishes of the campaign's samples, by ordinal. Returns their ids in that order."""
     with lab.database.writer() as session:
-        job = Job(kind=JobKind.REWARD_MODEL, name="j", spec={}, inputs={}, result={}, created_at=MADE_AT)
-        snapshot = LabelSnapshot(campaign_id=campaign, sha256="0" * 64, n_labels=0, created_at=MADE_AT)
-        session.add_all([job, snapshot])
-        session.flush()
-        model = RewardModel(
-            job_id=job.id, campaign_id=campaign, snapshot_id=snapshot.id, name="m", encoder="e", blob_sha256="0" * 64,
-            n_labels=0, report={}, created_at=MADE_AT,
-        )  # fmt: skip
-        session.add(model)
-        session.flush()
-        return model.id
+        ids = list(session.scalars(select(Sample.id).order_by(Sample.ordinal)))
+        vectors = uncertainty.encode(means, roots)
+        learning_queries.replace_sketches(session, campaign, list(zip(ids, vectors, strict=True)))
+    return ids
 
 
-def test_uncertainty_prefers_close_rewards_and_keeps_a_random_fifth(lab: Lab, pool: Callable[..., UUID]):
+def test_uncertainty_asks_what_is_open_and_not_known_and_keeps_a_random_fifth(lab: Lab, pool: Callable[..., UUID]):
+    """Half of the samples are known exactly, so pairs of them teach nothing."""
     campaign, ada = lab.campaign([pool(seeds=range(60))], strategy=Strategy.UNCERTAINTY), lab.person("ada")
-    model = _reward_model(lab, campaign)
-    with lab.database.writer() as session:
-        reward = {id: 0.1 * n for n, id in enumerate(session.scalars(select(Sample.id).order_by(Sample.ordinal)))}
-        session.add_all(SampleReward(sample_id=id, name=f"preference:{model}", value=v) for id, v in reward.items())
-    lab.rate(campaign, ada, 100)
+    known = np.arange(60) % 2 == 0
+    roots = np.where(known[:, None], 0.0, 3 * np.eye(60))
+    ids = _publish(lab, campaign, 0.1 * np.arange(60), roots)
+    lab.rate(campaign, ada, 150)
+    place = {id: n for n, id in enumerate(ids)}
     rows = [row for row in lab.all(Comparison) if not row.repeat_of]
-    margins = {
-        kind: [abs(reward[row.left_sample_id] - reward[row.right_sample_id]) for row in rows if row.is_random is kind]
+    picked = [row for row in rows if not row.is_random]
+    assert 0.1 < 1 - len(picked) / len(rows) < 0.32
+    both_known = {
+        kind: np.mean(
+            [known[place[row.left_sample_id]] and known[place[row.right_sample_id]] for row in rows
+             if row.is_random is kind]
+        )
         for kind in (True, False)
-    }
-    assert 0.1 < len(margins[True]) / len(rows) < 0.32
-    mean = {kind: sum(values) / len(values) for kind, values in margins.items()}
-    assert mean[False] < mean[True] / 4
-    assert {round(row.selection_probability, 6) for row in rows if not row.is_random} == {round(16 / 1770, 6)}
+    }  # fmt: skip
+    assert both_known[False] == 0
+    assert both_known[True] > 0
+    assert {round(row.selection_probability, 6) for row in picked} == {round(16 / 1770, 6)}
+    assert {row.strategy for row in picked} == {Strategy.UNCERTAINTY}
+
+
+def test_a_new_reward_model_replaces_what_pair_selection_knows(lab: Lab, pool: Callable[..., UUID]):
+    campaign = lab.campaign([pool(seeds=range(10))], strategy=Strategy.UNCERTAINTY)
+    _publish(lab, campaign, np.zeros(10), np.eye(10))
+    ids = _publish(lab, campaign, np.arange(10.0), np.eye(10))
+    with lab.database.reader() as session:
+        assert learning_queries.count_sketches(session, campaign) == 10
+        found = learning_queries.sketches_at(session, campaign, [9, 3, 3, 10])
+    assert {position: id for position, (id, _) in found.items()} == {9: ids[9], 3: ids[3]}
 
 
 def test_uncertainty_draws_uniformly_until_there_is_a_reward_model(lab: Lab, pool: Callable[..., UUID]):

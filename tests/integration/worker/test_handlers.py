@@ -26,6 +26,8 @@ from app.db.models import (
     SampleReward,
 )
 from app.db.queries import jobs as queries
+from app.db.queries import learning as learning_queries
+from app.domain import uncertainty
 from app.domain.enums import JobKind, JobStatus, Strategy
 from tests.integration.worker.conftest import add_base
 from worker.jobs.child import run_attempt
@@ -141,9 +143,14 @@ def test_votes_become_a_reward_model_that_can_be_finetuned_against(
         model = session.scalars(select(RewardModel)).one()
         rewards = session.scalars(select(SampleReward).where(SampleReward.name == f"preference:{model.id}")).all()
         embedded = session.scalar(select(func.count()).select_from(Embedding))
+        sketches = learning_queries.sketches_at(session, campaign_id, range(40))
     assert job.result["reward_model_id"] == str(model.id)
     assert model.n_labels == 54, "skipped pairs are not fitted"
     assert len(rewards) == embedded == 30, "every sample of the campaign's checkpoints is scored"
+    assert {id for id, _ in sketches.values()} == {row.sample_id for row in rewards}, "and can be picked"
+    sketch = uncertainty.decode([vector for _, vector in sketches.values()])
+    published = dict(zip((id for id, _ in sketches.values()), sketch[:, 0], strict=True))
+    assert np.corrcoef([published[row.sample_id] for row in rewards], [row.value for row in rewards])[0, 1] > 0.99
 
     spec = {
         "checkpoint_id": str(base.id),

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from app.domain import agreement
-from app.domain.agreement import Vote
 from app.domain.enums import Choice
+from app.domain.estimates import Vote
+from app.domain.rater_health import rater_health
 
 ADA, BOB, CY = (UUID(int=number) for number in (1, 2, 3))
 _next_id = iter(range(100, 10_000))
@@ -106,8 +107,8 @@ def test_a_raters_health_names_speed_skips_and_agreement_with_the_others():
         vote(2, ADA, "left", ms=1100), vote(2, BOB, "left"), vote(2, CY, "right", ms=300),
         vote(3, ADA, "skip"),
     ]  # fmt: skip
-    health = {row.rater: row for row in agreement.rater_health(votes)}
-    assert agreement.rater_health(votes)[0].rater == ADA
+    health = {row.rater: row for row in rater_health(votes)}
+    assert rater_health(votes)[0].rater == ADA
     assert (health[ADA].n, health[ADA].skips, health[ADA].median_ms) == (3, 1, 1000)
     assert health[CY].agreement.value == 0  # on both pairs the other two say the opposite
     assert health[ADA].agreement.n == 0  # without Ada's own vote the others are split on both pairs
@@ -115,6 +116,6 @@ def test_a_raters_health_names_speed_skips_and_agreement_with_the_others():
 
 
 def test_somebody_alone_has_no_agreement_to_speak_of():
-    (health,) = agreement.rater_health([vote(1, ADA, "left")])
+    (health,) = rater_health([vote(1, ADA, "left")])
     assert health.agreement.value is None
     assert health.median_ms is None

@@ -43,8 +43,3 @@ def test_sides_are_fair():
     rng = Random(1)
     left = Counter(pairing.shuffled_sides(("a", "b"), rng)[0] for _ in range(4000))
     assert chisquare(list(left.values())).pvalue > 0.001
-
-
-def test_the_pair_nearest_even_odds_is_the_least_certain_and_unknown_ones_are_passed_over():
-    assert pairing.least_certain([2.0, None, -0.3, 0.5]) == 2
-    assert pairing.least_certain([None, None]) is None

@@ -15,6 +15,7 @@ from worker.ml.preference import (
     PreferenceReward,
     RewardHead,
     image_features,
+    reward_posterior,
     train_reward_model,
 )
 from worker.ml.progress import SilentMonitor
@@ -49,6 +50,35 @@ def test_the_head_finds_the_taste_behind_the_votes():
     assert report.accuracy > 0.8
     assert report.n_labels == 200
     assert report.n_heldout == 200
+
+
+def test_votes_of_coin_flippers_harm_less_when_they_weigh_less():
+    """Half of the votes are coin flips; at a coin flipper's weight they are nearly gone (mean of eight draws)."""
+
+    def likeness(weight: float) -> float:
+        found = []
+        for seed in range(8):
+            rng = np.random.default_rng(100 + seed)
+            flips = [
+                dataclasses.replace(pair, left_share=float(rng.integers(2)), weight=weight)
+                for pair in synthetic_votes(60, seed=seed + 50)
+            ]
+            head, _ = train(synthetic_votes(60, seed=seed) + flips)
+            fresh = np.random.default_rng(9).standard_normal((500, 6))
+            found.append(np.corrcoef(head.mean(fresh), fresh @ TASTE_DIRECTION)[0, 1])
+        return float(np.mean(found))
+
+    assert likeness(0.1) > likeness(1.0) + 0.01
+
+
+def test_the_published_uncertainty_is_that_of_margins_and_shrinks_with_votes():
+    few, many = (reward_posterior(FEATURES, synthetic_votes(n), blocks=(6,)) for n in (40, 800))
+    variance = [np.square(roots[:40] - roots[40:]).sum(1) for _, roots in (few, many)]
+    assert (variance[1] < variance[0]).mean() > 0.95
+    means, roots = many
+    truth = FEATURES @ TASTE_DIRECTION
+    error = (means[:40] - means[40:]) - (truth[:40] - truth[40:])
+    assert 0.8 < (np.square(error) < 1.96**2 * np.square(roots[:40] - roots[40:]).sum(1)).mean() <= 1
 
 
 def test_rewards_have_mean_0_and_standard_deviation_1_on_the_reference_set():

@@ -26,6 +26,7 @@ _NEEDED: dict[JobKind, dict[str, Any]] = {
     JobKind.EVALUATE: {"checkpoint_ids": [_ID], "rewards": ["jpeg_compressibility"]},
     JobKind.ANALYZE: {"checkpoint_ids": [_ID], "kind": "diversity"},
     JobKind.PRETRAIN: {},
+    JobKind.PUSH: {"checkpoint_id": _ID, "repo_id": "lab/model"},
 }
 
 

@@ -1,0 +1,48 @@
+"""`tastemaker simulate` against a running server: every vote arrives, and bad habits show in what is said of raters."""
+
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from sqlalchemy import func, select
+
+from app.adapters.clock import SystemClock
+from app.client.client import TastemakerClient
+from app.client.simulate import SimulationPlan, run_simulation
+from app.db.models import Comparison, Preference
+from app.domain.enums import Role
+from app.domain.errors import InvalidSpecError
+from app.services import accounts
+from tests.e2e.stack import running_site
+
+
+def test_simulated_raters_vote_through_the_api_and_are_found_out(tmp_path: Path) -> None:
+    with running_site(tmp_path) as site:
+        now = SystemClock().now()
+        with site.database.writer() as session:
+            user = accounts.ensure_user(session, "olga", Role.ADMIN, now)
+            token = accounts.create_token(session, user, name="olga", role=Role.ADMIN, now=now)[1]
+        plan = SimulationPlan(taste="bright", raters=6, votes=240, flippers=1 / 6, leaning=1 / 6, lazy=1 / 6, gold=6)
+        with TastemakerClient(site.url, token) as client:
+            summary = run_simulation(client, plan, [str(site.world.base)], report=lambda _line: None)
+            assert len(client.list_gold(summary.campaign_id)) == 6
+            stats = client.campaign_stats(summary.campaign_id)
+            with pytest.raises(InvalidSpecError, match="more than all raters"):
+                run_simulation(client, SimulationPlan(flippers=0.7, lazy=0.7), [], report=lambda _line: None)
+        with site.database.reader() as session:
+            stored = session.scalar(
+                select(func.count())
+                .select_from(Preference)
+                .join(Comparison, Comparison.id == Preference.comparison_id)
+                .where(Comparison.campaign_id == UUID(summary.campaign_id))
+            )
+    assert summary.votes == stats["votes"] == stored == 240
+    assert set(summary.slope) == {"flipper", "leaning", "lazy", "attentive"}
+    assert (summary.slope["flipper"] or 0) < (summary.slope["attentive"] or 0)
+    assert (summary.weight["flipper"] or 1) < (summary.weight["attentive"] or 0)
+    shares = {rater["name"]: rater["left_share"]["value"] for rater in stats["raters"]}
+    assert max(shares, key=lambda name: shares[name]).endswith("(leaning)")
+    hurried = [rater for rater in stats["raters"] if rater["name"].endswith("(lazy)")]
+    assert hurried[0]["median_ms"] < min(
+        rater["median_ms"] for rater in stats["raters"] if rater["name"].endswith("(attentive)")
+    )

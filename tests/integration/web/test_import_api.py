@@ -1,0 +1,227 @@
+"""Exports come back: the same votes, raters, sides and statistics, from every format, into this or another campaign."""
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from labeling_data import add_checkpoint
+from sqlalchemy import delete, func, select
+
+from app.adapters.blobs import BlobStore
+from app.client.client import TastemakerClient
+from app.client.votes import import_file
+from app.config import Settings
+from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample, User
+from app.db.queries import integrity
+from app.db.session import Database
+from app.domain import pairing
+from app.domain.enums import Role
+
+Headers = dict[str, str]
+FORMATS = ("jsonl", "parquet", "datasets")
+SAMPLES = 14
+
+
+@pytest.fixture
+def operator(sign_in: Callable[..., Headers]) -> Headers:
+    return sign_in(Role.OPERATOR, "olga")
+
+
+def new_campaign(client: TestClient, operator: Headers, checkpoint_id: Any, **more: Any) -> str:
+    body = {"name": "Näme", "question": "?", "open": True, "checkpoint_ids": [str(checkpoint_id)], "overlap": 2, **more}
+    return str(client.post("/api/v1/campaigns", json=body, headers=operator).json()["id"])
+
+
+@pytest.fixture
+def base(database: Database, settings: Settings) -> UUID:
+    return add_checkpoint(database, settings, seeds=range(SAMPLES))
+
+
+@pytest.fixture
+def campaign(
+    client: TestClient, operator: Headers, base: UUID, sign_in: Callable[..., Headers], database: Database,
+    monkeypatch: pytest.MonkeyPatch,
+) -> str:  # fmt: skip
+    """Votes of three raters with repeats and gold; one of them retracted."""
+    monkeypatch.setattr(pairing, "REPEATS_BEGIN_AFTER", 12)
+    monkeypatch.setattr(pairing, "REPEAT_SHARE", 0.3)
+    monkeypatch.setattr(pairing, "GOLD_SHARE", 0.3)
+    id = new_campaign(client, operator, base)
+    with database.reader() as session:
+        samples = list(session.scalars(select(Sample.id).order_by(Sample.ordinal)))
+    for better, worse in ((0, 1), (3, 2)):
+        body = {"better_sample_id": str(samples[better]), "worse_sample_id": str(samples[worse])}
+        assert client.post(f"/api/v1/campaigns/{id}/gold", json=body, headers=operator).status_code == 201
+    rng = Random(0)
+    for name in ("ada", "bob", "cy"):
+        who = sign_in(Role.RATER, name)
+        for _ in range(9):
+            for pair in client.post(f"/api/v1/campaigns/{id}/comparisons?n=3", headers=who).json():
+                body = {"choice": rng.choice(["left", "right", "tie"]), "response_ms": 900}
+                client.put(f"/api/v1/comparisons/{pair['id']}/preference", json=body, headers=who)
+    with database.reader() as session:
+        cy = session.scalars(select(User.id).where(User.name == "cy")).one()
+    client.put(f"/api/v1/campaigns/{id}/raters/{cy}/retraction", json={}, headers=operator)
+    return id
+
+
+def export(client: TestClient, campaign: str, operator: Headers, format: str) -> bytes:
+    answer = client.get(f"/api/v1/campaigns/{campaign}/export", params={"format": format}, headers=operator)
+    assert answer.status_code == 200
+    return bytes(answer.content)
+
+
+def send(client: TestClient, campaign: str, operator: Headers, data: bytes) -> Any:
+    return client.post(f"/api/v1/campaigns/{campaign}/import", content=data, headers=operator)
+
+
+def lines(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.splitlines()]
+
+
+def stats(client: TestClient, campaign: str, operator: Headers) -> dict[str, Any]:
+    found = client.get(f"/api/v1/campaigns/{campaign}/stats", headers=operator).json()
+    for rater in found["raters"]:
+        del rater["name"]
+    return {key: value for key, value in found.items() if key not in ("campaign_id", "verdict")}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_what_is_exported_and_deleted_comes_home_unchanged(
+    client: TestClient, campaign: str, operator: Headers, database: Database, format: str
+):
+    data = export(client, campaign, operator, format)
+    before, rows = stats(client, campaign, operator), lines(export(client, campaign, operator, "jsonl"))
+    assert sum(row["repeat_of"] is not None for row in rows) > 0
+    assert sum(row["gold"] is not None for row in rows) > 0
+    assert sum(row["retracted"] for row in rows) == 27
+    assert send(client, campaign, operator, data).json() == {"imported": 0, "known": 81, "raters": 3}
+    with database.writer() as session:
+        for table in (Preference, Comparison, GoldPair, Pair, Retraction):
+            session.execute(delete(table))
+        session.get_one(Campaign, UUID(campaign)).n_leased = 0
+    answer = send(client, campaign, operator, data)
+    assert (answer.status_code, answer.json()) == (200, {"imported": 81, "known": 0, "raters": 3}), answer.text
+    assert stats(client, campaign, operator) == before
+    new_pairs = {"pair_id": None}  # a pair is named anew; everything else is what it was
+    again = lines(export(client, campaign, operator, "jsonl"))
+    assert [row | new_pairs for row in again] == [row | new_pairs for row in rows]
+    with database.reader() as session:
+        assert integrity.miscounted_pairs(session).n == integrity.miscounted_campaigns(session).n == 0
+
+
+def test_another_deployment_finds_samples_by_their_images_and_makes_raters_nobody_can_sign_in_as(
+    client: TestClient, campaign: str, operator: Headers, database: Database
+):
+    rows = lines(export(client, campaign, operator, "jsonl"))
+    for row in rows:  # what differs elsewhere: ids of samples, and pseudonyms, which hang on the deployment's secret
+        for side in ("left", "right"):
+            row[f"{side}_sample_id"] = str(UUID(int=UUID(row[f"{side}_sample_id"]).int ^ 1))
+        row["rater"] = row["rater"][::-1]
+        row["campaign_id"] = str(UUID(int=7))
+    with database.reader() as session:
+        base = session.scalars(select(Sample.checkpoint_id).limit(1)).one()
+    there = new_campaign(client, operator, base)
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
+    for expected in ({"imported": 81, "known": 0, "raters": 3}, {"imported": 0, "known": 81, "raters": 3}):
+        assert send(client, there, operator, data).json() == expected
+    ours, theirs = (stats(client, id, operator) for id in (campaign, there))
+    for key in ("votes", "choices", "self_consistency", "left_bias", "gold_votes", "retracted_votes"):
+        assert theirs[key] == ours[key], key
+    assert theirs["agreement"]["value"] == pytest.approx(ours["agreement"]["value"])
+    with database.reader() as session:
+        strangers = list(session.scalars(select(User).where(User.name.startswith("imported "))))
+        assert len(strangers) == 3
+        assert all(user.password_hash is None and user.role is Role.RATER for user in strangers)
+
+
+def test_the_folder_is_laid_out_as_datasets_wants_it(
+    client: TestClient, campaign: str, operator: Headers, settings: Settings
+):
+    """`imagefolder`: a metadata file whose `*_file_name` columns are paths beside it."""
+    rows = lines(export(client, campaign, operator, "jsonl"))
+    with zipfile.ZipFile(io.BytesIO(export(client, campaign, operator, "datasets"))) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+        assert len(names) == len(set(names))
+        metadata = lines(archive.read("train/metadata.jsonl"))
+        for row, plain in zip(metadata, rows, strict=True):
+            for side in ("left", "right"):
+                image = archive.read(f"train/{row.pop(f'{side}_file_name')}")
+                assert image == BlobStore(settings.blob_root).get(row[f"{side}_sha256"])
+            assert row == plain
+        about = json.loads(archive.read("campaign.json"))
+        assert (about["name"], about["question"], list(about["checkpoints"].values())) == ("Näme", "?", ["base"])
+        assert archive.read("README.md").startswith(b"---\n")
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (b"PAR1 not really", "Parquet file cannot be read"),
+        (b"PK\x03\x04 not really", "zip file cannot be read"),
+        (b"not json\n", "Line 1 is not JSON"),
+        (b'{"comparison_id": "7"}\n', "Vote 1 is not one of an export: comparison_id"),
+        (b"[" * 100_000, "Line 1 is not JSON"),
+    ],
+)
+def test_a_broken_file_is_refused_with_the_reason(
+    client: TestClient, operator: Headers, base: UUID, data: bytes, says: str
+):
+    answer = send(client, new_campaign(client, operator, base), operator, data)
+    assert answer.status_code == 422
+    assert says in answer.json()["detail"]
+
+
+def test_an_import_that_does_not_fit_leaves_nothing_behind(
+    client: TestClient, campaign: str, operator: Headers, base: UUID, database: Database,
+    sign_in: Callable[..., Headers], settings: Settings,
+):  # fmt: skip
+    data = export(client, campaign, operator, "jsonl")
+    small = new_campaign(client, operator, base, budget=80)
+    other = new_campaign(client, operator, add_checkpoint(database, settings, "other"))
+    repeats_only = b"\n".join(line for line in data.splitlines() if json.loads(line)["repeat_of"])
+    cases = (
+        (small, data, operator, 409, "budget"),
+        (other, data, operator, 422, "not among the samples"),
+        (new_campaign(client, operator, base), repeats_only, operator, 422, "neither in this file nor here"),
+        (str(uuid4()), data, operator, 404, "no such campaign"),
+        (small, data, sign_in(Role.RATER, "ada"), 403, ""),
+    )
+    for campaign_id, body, who, status, says in cases:
+        answer = send(client, campaign_id, who, body)
+        assert (answer.status_code, says in answer.json()["detail"]) == (status, True), answer.text
+    client.post(f"/api/v1/campaigns/{small}/close", headers=operator)
+    assert send(client, small, operator, data).status_code == 409
+    with database.reader() as session:
+        assert session.scalar(select(func.count()).select_from(Preference)) == 81
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_command_sends_a_file_in_parts(
+    client: TestClient, campaign: str, operator: Headers, base: UUID, tmp_path: Path, format: str,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    monkeypatch.setattr("app.client.votes._ROWS_A_CALL", 20)
+    path = tmp_path / "votes"
+    path.write_bytes(export(client, campaign, operator, format))
+    there = new_campaign(client, operator, base)
+    token = operator["Authorization"].removeprefix("Bearer ")
+
+    def pass_on(request: httpx.Request) -> httpx.Response:  # the test client speaks httpx2, ours httpx
+        answer = client.request(
+            request.method, str(request.url), content=request.content, headers=dict(request.headers)
+        )
+        return httpx.Response(answer.status_code, content=answer.content)
+
+    with TastemakerClient("http://testserver", token, transport=httpx.MockTransport(pass_on)) as remote:
+        assert import_file(remote, there, path)["imported"] == 81
+        assert import_file(remote, there, path)["known"] == 81
