@@ -14,29 +14,21 @@ depends_on = None
 
 
 def upgrade() -> None:
-    with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.add_column(sa.Column("priority", sa.Integer(), nullable=False, server_default="0"))
-        batch_op.add_column(sa.Column("queue_position", sa.BigInteger(), nullable=False, server_default="0"))
+    # plain ALTER TABLE on SQLite too: a rebuilt table would be dropped, and its events with it
+    op.add_column("job", sa.Column("priority", sa.Integer(), server_default="0", nullable=False))
+    op.add_column("job", sa.Column("queue_position", sa.BigInteger(), server_default="0", nullable=False))
     # jobs that wait keep the order in which they came; new ones get microseconds since 1970 and stand behind them
     op.execute(
         "UPDATE job SET queue_position ="
         " (SELECT count(*) FROM job AS earlier WHERE earlier.created_at < job.created_at) WHERE status = 'queued'"
     )
-    with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.alter_column("priority", server_default=None)
-        batch_op.alter_column("queue_position", server_default=None)
-        batch_op.create_index(
-            batch_op.f("ix_job_status_priority_queue_position"), ["status", "priority", "queue_position"], unique=False
-        )
-
-    with op.batch_alter_table("job_event", schema=None) as batch_op:  # a curve or a log tail, without the rest
-        batch_op.create_index(batch_op.f("ix_job_event_job_id_kind_seq"), ["job_id", "kind", "seq"], unique=False)
+    op.create_index(op.f("ix_job_status_priority_queue_position"), "job", ["status", "priority", "queue_position"])
+    # a curve or a log tail, without the rest
+    op.create_index(op.f("ix_job_event_job_id_kind_seq"), "job_event", ["job_id", "kind", "seq"])
 
 
 def downgrade() -> None:
-    with op.batch_alter_table("job_event", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_job_event_job_id_kind_seq"))
-    with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.drop_index(batch_op.f("ix_job_status_priority_queue_position"))
-        batch_op.drop_column("queue_position")
-        batch_op.drop_column("priority")
+    op.drop_index(op.f("ix_job_event_job_id_kind_seq"), "job_event")
+    op.drop_index(op.f("ix_job_status_priority_queue_position"), "job")
+    op.drop_column("job", "queue_position")
+    op.drop_column("job", "priority")
