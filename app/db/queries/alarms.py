@@ -4,10 +4,10 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session, aliased
 
-from app.db.models import Comparison, JobEvent, Preference, Sample
+from app.db.models import Comparison, JobEvent, Preference, Retraction, Sample
 from app.domain.enums import EventKind
 
 
@@ -29,8 +29,8 @@ def alarms(session: Session, job_id: UUID, *, after: int = 0) -> Sequence[dict[s
 
 
 def duels_with_base(session: Session, checkpoint_ids: Collection[UUID], base_id: UUID) -> list[Duel]:
-    """First votes on randomly drawn pairs of one of these checkpoints and the base; skips and `both_bad` are left
-    out."""
+    """First votes on randomly drawn pairs of one of these checkpoints and the base; skips, `both_bad` and retracted
+    raters are left out."""
     left, right = aliased(Sample), aliased(Sample)
     sides = (left.checkpoint_id, right.checkpoint_id)
     rows = session.execute(
@@ -39,7 +39,12 @@ def duels_with_base(session: Session, checkpoint_ids: Collection[UUID], base_id:
         .join(Comparison, Comparison.id == Preference.comparison_id)
         .join(left, left.id == Comparison.left_sample_id)
         .join(right, right.id == Comparison.right_sample_id)
+        .outerjoin(
+            Retraction,
+            and_(Retraction.campaign_id == Preference.campaign_id, Retraction.rater_id == Preference.rater_id),
+        )
         .where(
+            Retraction.rater_id.is_(None),
             Comparison.is_random,
             Comparison.repeat_of.is_(None),
             (left.checkpoint_id.in_(checkpoint_ids) & (right.checkpoint_id == base_id))

@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Checkpoint, Comparison, Pair, Preference, Sample
+from app.db.models import Checkpoint, Comparison, Pair, Preference, Retraction, Sample
 from app.domain.enums import Choice
 
 _EXACT = 4_000
@@ -71,12 +71,22 @@ def samples_of(
 
 
 def votes_between(session: Session, sample_ids: Collection[UUID]) -> list[tuple[UUID, UUID, UUID, Choice]]:
-    """(sample a, sample b, the one shown left, choice) of every vote on a pair of these samples."""
+    """(sample a, sample b, the one shown left, choice) of every vote on a pair of these samples, without gold pairs and
+    retracted raters."""
     rows = session.execute(
         select(Pair.sample_a_id, Pair.sample_b_id, Comparison.left_sample_id, Preference.choice)
         .join(Comparison, Comparison.pair_id == Pair.id)
         .join(Preference, Preference.comparison_id == Comparison.id)
-        .where(Pair.sample_a_id.in_(sample_ids), Pair.sample_b_id.in_(sample_ids))
+        .outerjoin(
+            Retraction,
+            and_(Retraction.campaign_id == Preference.campaign_id, Retraction.rater_id == Preference.rater_id),
+        )
+        .where(
+            Pair.sample_a_id.in_(sample_ids),
+            Pair.sample_b_id.in_(sample_ids),
+            ~Comparison.is_gold,
+            Retraction.rater_id.is_(None),
+        )
     )
     return [(a, b, left, choice) for a, b, left, choice in rows]
 

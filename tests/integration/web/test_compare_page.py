@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from sqlalchemy import select
 
-from app.db.models import CampaignCheckpoint, Comparison, Pair, Preference, Sample, SampleReward, User
+from app.db.models import CampaignCheckpoint, Comparison, Pair, Preference, Retraction, Sample, SampleReward, User
 from app.domain.enums import Choice, Role, Strategy
 
 Headers = dict[str, str]
@@ -86,6 +87,18 @@ def test_the_most_divided_votes_stand_first(
     assert seeds_shown([base, tuned], sort="disagree") == [1, 2, 0]
     page = client.get("/compare", params={"c": [str(base), str(tuned)], "sort": "disagree"}, headers=operator).text
     assert "2 of 4 votes for" in page
+    with world.database.writer() as session:
+        for name in ("r11", "r13"):  # those who did not prefer the tuned one
+            rater = session.scalars(select(User).where(User.name == name)).one()
+            session.add(Retraction(campaign_id=campaign, rater_id=rater.id, reason="", retracted_at=world.now))
+    assert seeds_shown([base, tuned], sort="disagree") == [2, 0, 1]
+    with world.database.writer() as session:
+        for lease in session.scalars(select(Comparison)):
+            lease.is_gold = True
+    assert (
+        "votes for"
+        not in client.get("/compare", params={"c": [str(base), str(tuned)], "sort": "disagree"}, headers=operator).text
+    )
 
 
 def test_one_scrubber_moves_all_panels_to_what_their_runs_had_saved_by_then(

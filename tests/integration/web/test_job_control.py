@@ -7,7 +7,8 @@ from uuid import UUID
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.models import Job
+from app.db.models import Job, Retraction
+from app.db.queries import alarms as alarm_queries
 from app.db.queries import jobs as job_queries
 from app.domain.enums import EventKind, JobKind, JobStatus
 
@@ -123,6 +124,20 @@ def test_an_earlier_epoch_becomes_the_result_and_a_running_job_is_stopped(
     with world.database.writer() as session:
         session.get_one(Job, job_id).status = JobStatus.RUNNING
     assert client.post(f"{URL}/{job_id}/result", json={"epoch": 1}, headers=operator).json()["cancel_requested"]
+
+
+def test_retracted_raters_speak_neither_for_nor_against_a_run(world: Any) -> None:
+    base = world.checkpoint()
+    _, [tuned] = world.finetune(base, [1])
+    campaign = world.duel(tuned, base, wins=3, losses=2)
+    with world.database.writer() as session:
+        duels = alarm_queries.duels_with_base(session, [tuned], base)
+        assert sorted(duel.score for duel in duels) == [0, 0, 1, 1, 1]
+        for duel in duels:
+            if duel.score == 0:
+                session.add(Retraction(campaign_id=campaign, rater_id=duel.rater_id, reason="", retracted_at=world.now))
+        session.flush()
+        assert [duel.score for duel in alarm_queries.duels_with_base(session, [tuned], base)] == [1, 1, 1]
 
 
 def test_curves_of_a_job_that_was_started_over_begin_anew(client: TestClient, world: Any, operator: Headers) -> None:
