@@ -244,11 +244,16 @@ def _as_saved(row: Checkpoint, job: Job, needed: str | None, now: datetime) -> S
         id=row.id,
         epoch=row.epoch,
         age_hours=(now - row.created_at).total_seconds() / 3600,
-        is_marked=bool(row.starred or row.tags or row.note),
+        is_marked=bool(row.starred or row.note or set(row.tags) - _tags_of_run(job)),
         is_result=job.result.get("checkpoint_id") == str(row.id),
         is_open=not job.status.is_final,
         needed_because=needed,
     )
+
+
+def _tags_of_run(job: Job) -> set[str]:
+    """The tags that a finetune gives to all it saves, which say nothing about one of them: its rewards' names."""
+    return {str(term["name"]) for term in job.spec.get("reward", ())}
 
 
 def _decision(row: Checkpoint, job: Job, reason: str | None) -> Decision:

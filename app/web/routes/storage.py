@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import RedirectResponse
 from pydantic import BeforeValidator, ValidationError
 from sqlalchemy.orm import Session
+from starlette.datastructures import FormData
 
 from app.domain.errors import InvalidSpecError, TastemakerError
 from app.domain.retention import RetentionRule
@@ -71,8 +72,7 @@ def act(session: WriteSession, operator: CurrentOperator, form: SubmittedForm, n
         message = "; ".join(f"{item['loc'][0]}: {item['msg']}" for item in error.errors(include_url=False))
         raise InvalidSpecError(f"This rule cannot be kept: {message}.") from error
     if form.get("action") == "apply":
-        ids = [UUID(str(id)) for id in form.getlist("checkpoint_id")]
-        library.apply_rule(session, operator, rule, ids, now)
+        library.apply_rule(session, operator, rule, _chosen(form), now)
         return RedirectResponse("/storage#bin", status_code=303)
     library.set_rule(session, operator, rule, now)
     return RedirectResponse("/storage#retention", status_code=303)
@@ -107,6 +107,14 @@ def delete(
 def restore(session: WriteSession, operator: CurrentOperator, checkpoint_id: UUID, now: Now) -> Response:
     bin.restore(session, operator, checkpoint_id, now)
     return RedirectResponse(f"/checkpoints/{checkpoint_id}", status_code=303)
+
+
+def _chosen(form: FormData) -> list[UUID]:
+    try:
+        return [UUID(str(id)) for id in form.getlist("checkpoint_id")]
+    except ValueError as error:
+        message = "What was previewed is not a list of checkpoints; open the preview again."
+        raise InvalidSpecError(message, [{"field": "checkpoint_id", "message": message}]) from error
 
 
 def _deletion(

@@ -276,6 +276,28 @@ def test_retention_keeps_what_it_says_and_deletes_only_what_was_previewed(
     assert sorted(ids_of(client.get(f"{URL}?deleted=true", headers=operator))) == sorted(going[:2])
 
 
+def test_the_tags_that_a_run_gives_to_all_it_saves_keep_none_of_it_and_others_do(
+    client: TestClient, world: Any, operator: Headers, clock: Any
+) -> None:
+    job, epochs = world.finetune(world.checkpoint(), [1, 2, 3], spec={"reward": [{"name": "brightness"}]})
+    with world.database.writer() as session:
+        for id in epochs:
+            session.get_one(Checkpoint, id).tags = ["brightness"]
+    client.patch(f"{URL}/{epochs[1]}", json={"tags": ["brightness", "paper"]}, headers=operator)
+    clock.advance(hours=48)
+    preview = client.get("/api/v1/library/retention/preview?keep_last=1", headers=operator).json()
+    assert [(item["epoch"], item["why"]) for item in preview["decisions"] if item["job_id"] == str(job)] == [
+        (1, ""),
+        (2, "starred, tagged or noted"),
+        (3, "the run's last epoch"),
+    ]
+
+
+def test_a_retention_form_that_names_no_checkpoint_is_refused(client: TestClient, operator: Headers) -> None:
+    form = {"keep_last": "1", "action": "apply", "checkpoint_id": "all"}
+    assert client.post("/storage/retention", data=form, headers=operator).status_code == 422
+
+
 def test_an_automatic_rule_acts_by_itself_and_another_does_not(
     client: TestClient, world: Any, operator: Headers, database: Database, clock: Any
 ) -> None:
