@@ -65,6 +65,8 @@ def run(context: JobContext) -> Record:
         best = queries.checkpoint_of_epoch(session, context.job.id, outcome.last_good_epoch)
         if best is None and outcome.last_good_epoch > 0:
             raise JobError(f"The checkpoint of epoch {outcome.last_good_epoch} has gone; start the job over.")
+        if best is not None:
+            best.deleted_at = None  # it may have been binned before the run's budget was raised
         return {
             "checkpoint_id": str(best.id if best is not None else base.id),
             "epochs": outcome.epochs,
@@ -191,13 +193,14 @@ class _Recorder:
             return store_folder(self._context.blobs, Path(folder) / "model")
 
     def _checkpoint(self, session: Session, epoch: int, manifest_sha256: str) -> Checkpoint:
-        """The row of this epoch. An epoch that is repeated after a crash finds its own row; one that came out otherwise
-        (the job was started over, or the device is not deterministic) takes the place of the old row, which stays as
-        it is, since its samples may have been judged."""
+        """The row of this epoch. An epoch that is repeated after a crash finds its own row, even in the bin; one that
+        came out otherwise (the job was started over, or the device is not deterministic) takes the place of the old
+        row, which stays as it is, since its samples may have been judged."""
         job = self._context.job
         old = queries.checkpoint_of_epoch(session, job.id, epoch)
         if old is not None:
             if old.manifest_sha256 == manifest_sha256:
+                old.deleted_at = None
                 return old
             old.epoch = None
             old.tags = [*old.tags, "superseded"]

@@ -157,6 +157,22 @@ def test_a_raised_budget_goes_on_to_the_weights_of_a_run_that_had_it_from_the_st
     assert epochs_in_log(stack, job_id) == list(range(EPOCHS + 1)), "no epoch was repeated"
 
 
+def test_an_epoch_that_is_saved_again_comes_out_of_the_bin(
+    stack: Stack, spec: dict[str, Any], operator: Principal
+) -> None:
+    job_id = stack.add_job(JobKind.FINETUNE, spec | {"epochs": 1, "eval": {"every": 1, "n": 2}})
+    stack.finish(job_id, seconds=250)
+    now = datetime.now(UTC)
+    with stack.database.writer() as session:
+        session.execute(update(Checkpoint).where(Checkpoint.job_id == job_id).values(deleted_at=now))
+        session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.FAILED))
+        jobs.retry(session, stack.queue, operator, job_id, now)
+    job = stack.finish(job_id, seconds=250)
+    with stack.database.reader() as session:
+        (row,) = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
+    assert (row.deleted_at, job.result["checkpoint_id"]) == (None, str(row.id))
+
+
 def test_an_alarm_pauses_the_run_and_going_on_does_not_stop_at_the_same_one_again(
     stack: Stack, spec: dict[str, Any], operator: Principal
 ) -> None:
