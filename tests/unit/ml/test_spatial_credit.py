@@ -243,6 +243,11 @@ def test_more_mirrored_steps_than_stochastic_ones_are_refused(tmp_path: Path) ->
         run(make_spec(advantage={"mirror": 5}), tmp_path, sink=Sink())
 
 
+def test_images_that_the_tiles_do_not_fit_are_refused_with_the_way_out() -> None:
+    with pytest.raises(JobError, match=r"'brightness' has no map here: squares of 8 pixels .* Use credit 'image'"):
+        CheckedReward("brightness", Brightness()).reward_map(np.zeros((1, 12, 12, 3), dtype=np.uint8))
+
+
 def test_the_value_baseline_is_refused_with_tiles() -> None:
     fields = make_spec().model_dump(mode="json") | {"credit": "tiles", "advantage": {"baseline": "value"}}
     with pytest.raises((InvalidSpecError, ValueError), match="whole images"):

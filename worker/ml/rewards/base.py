@@ -109,12 +109,17 @@ class CheckedReward:
         """The wrapped reward's map.
 
         Raises:
-            JobError: the reward has none, or gave numbers that are not finite.
+            JobError: the reward has none, failed at these images, or gave numbers that are not finite.
         """
         inner = self._reward
         if not isinstance(inner, MappedReward):
             raise JobError(f"The reward {self.name!r} cannot say where in the image it was earned; use credit 'image'.")
-        tiles = inner.reward_map(images)
+        try:
+            tiles = inner.reward_map(images)
+        except TastemakerError:
+            raise
+        except Exception as error:  # for example tiles that do not fit images of this size
+            raise JobError(f"The reward {self.name!r} has no map here: {error}. Use credit 'image'.") from error
         if not np.isfinite(tiles).all():
             raise JobError(f"The map of the reward {self.name!r} is NaN or infinite; use credit 'image'.")
         return tiles
