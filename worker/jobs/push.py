@@ -31,7 +31,7 @@ def run(context: JobContext) -> Record:
         folder = Path(name) / "model"
         shutil.copytree(materialise(context.blobs, checkpoint.manifest_sha256, context.settings.cache_dir), folder)
         if not (folder / _CARD).exists():
-            (folder / _CARD).write_text(model_card(checkpoint, measured), encoding="utf-8")
+            (folder / _CARD).write_text(model_card(checkpoint, measured, spec.repo_id), encoding="utf-8")
         files = [path for path in folder.rglob("*") if path.is_file()]
         megabytes = sum(path.stat().st_size for path in files) / 1e6
         context.monitor.progress(0.1, stage=f"Pushing {len(files)} files, {megabytes:.1f} MB, to {spec.repo_id}")
@@ -57,14 +57,15 @@ def run(context: JobContext) -> Record:
     return record
 
 
-def model_card(checkpoint: Checkpoint, measured: list[Measurement]) -> str:
+def model_card(checkpoint: Checkpoint, measured: list[Measurement], repo_id: str) -> str:
     """What the hub shows of a checkpoint that brings no card of its own: how it was made and what was measured."""
     lines = [
         "---", "library_name: diffusers", "pipeline_tag: unconditional-image-generation", "---", "",
         f"# {checkpoint.name}", "",
         f"A {checkpoint.kind.value} DDPM for {checkpoint.image_size} px images, made with Tastemaker"
         + (f" (epoch {checkpoint.epoch} of a finetune)." if checkpoint.epoch is not None else "."),
-        "", "```python", "from diffusers import DDPMPipeline", 'pipeline = DDPMPipeline.from_pretrained("...")', "```",
+        "", "```python", "from diffusers import DDPMPipeline",
+        f'pipeline = DDPMPipeline.from_pretrained("{repo_id}")', "```",
     ]  # fmt: skip
     if measured:
         lines += ["", "| reward | mean | standard error | n |", "|---|---|---|---|"]

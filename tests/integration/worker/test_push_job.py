@@ -67,7 +67,9 @@ def test_what_was_pushed_opens_in_diffusers_and_draws_the_same(
     assert job.status is JobStatus.SUCCEEDED
     assert (job.result["url"], job.result["commit"]) == (f"{hub.url}/lab/model", "c" * 40)
     assert (hub.private, hub.messages) == (True, ["first"])
-    assert "| brightness | 0.5 | 0.01 | 16 |" in hub.files["README.md"].decode()
+    card = hub.files["README.md"].decode()
+    assert "| brightness | 0.5 | 0.01 | 16 |" in card
+    assert 'from_pretrained("lab/model")' in card
     drawn = [
         DDPMPipeline.from_pretrained(folder)(
             generator=torch.Generator().manual_seed(3), num_inference_steps=2, output_type="np"
