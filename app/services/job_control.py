@@ -36,9 +36,10 @@ def move(session: Session, who: Principal, job_id: UUID, direction: Direction, n
         NotFoundError: there is no such job.
         ConflictError: it is not queued (any more).
     """
+    # the whole line in its order, then the job: two who move jobs at once would each wait for the other's
+    line = list(queries.queue(session, limit=_LONGEST_QUEUE, for_update=True))
     job = lock_job(session, job_id)
     require_queued(job.status)
-    line = list(queries.queue(session, limit=_LONGEST_QUEUE, for_update=True))
     place = next((index for index, other in enumerate(line) if other.id == job_id), None)
     if place is None:
         raise ConflictError(f"More than {_LONGEST_QUEUE} jobs wait before this one; give it a higher priority instead.")
