@@ -2,8 +2,9 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from statistics import fmean, pstdev
 from typing import Any
 from uuid import UUID
@@ -22,7 +23,7 @@ from app.domain.rewards import BUILT_IN_REWARDS, PREFERENCE
 from app.domain.specs import FinetuneSpec, RewardTerm
 from app.domain.tables import PairedRow, compare_on_paired_seeds
 from app.services.analyses import load_document
-from app.services.campaign_stats import campaign_stats
+from app.services.campaign_stats import CampaignStats, campaign_stats
 from app.services.checkpoints import require_checkpoint
 
 _FEWEST_SEEDS = 2
@@ -113,7 +114,8 @@ def report_of(session: Session, blobs: BlobStore, checkpoint_id: UUID) -> OverOp
     optimised = next((name for name in known if values[name].optimised), None)
     diverse = _diversity(session, blobs, base, checkpoint, job)
     diversity, copies = diverse.pair(checkpoint), diverse.copies
-    wins = {row.id: _win_rate(session, base.id, row.id) for row in line[1:]}
+    stats_of = cache(partial(campaign_stats, session))  # one campaign may show many epochs
+    wins = {row.id: _win_rate(session, stats_of, base.id, row.id) for row in line[1:]}
     shared: dict[str, Any] = {
         "kl_nats": checkpoint.kl_nats,
         "max_kl_nats": spec.guard.max_kl_nats,
@@ -278,11 +280,13 @@ def _interval(found: Mapping[str, Any]) -> tuple[float, float]:
     return low, high
 
 
-def _win_rate(session: Session, base_id: UUID, checkpoint_id: UUID) -> Estimate | None:
+def _win_rate(
+    session: Session, stats_of: Callable[[UUID], CampaignStats], base_id: UUID, checkpoint_id: UUID
+) -> Estimate | None:
     """From the campaign with the most votes between the two; None where nobody was asked."""
     best: Estimate | None = None
     for campaign_id in queries.campaigns_between(session, base_id, checkpoint_id):
-        for row in campaign_stats(session, campaign_id).win_rates:
+        for row in stats_of(campaign_id).win_rates:
             if {row.a, row.b} != {base_id, checkpoint_id} or row.win_rate is None or row.interval is None:
                 continue
             low, high = row.interval

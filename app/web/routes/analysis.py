@@ -60,12 +60,13 @@ def list_analyses(
 ) -> Response:
     found = analyses.list_analyses(session, kind=kind, after=after, limit=30)
     ids = {id for row in found.items for id in row.checkpoint_ids}
+    known = {row.id: row.name for row in checkpoints.existing(session, list(ids))}
     return render(
         request,
         "analysis/index.html",
         {
             "analyses": found.items,
-            "names": {id: _name_of(session, id) for id in ids},
+            "names": {id: known.get(id, "a deleted checkpoint") for id in ids},
             "next_cursor": encode_cursor(*found.end) if found.end else None,
             "kind": kind,
             "ledes": KIND_LEDES,
@@ -240,7 +241,7 @@ def show(
     analysis = analyses.get_analysis(session, blobs, analysis_id)
     job = jobs.get_job(session, analysis_id)
     log = page_queries.events_of_kind(session, analysis_id, EventKind.LOG, last=_LOG_LINES)
-    named = [row for id in analysis.checkpoint_ids if (row := _checkpoint_or_none(session, id)) is not None]
+    named = checkpoints.existing(session, analysis.checkpoint_ids)
     context: dict[str, Any] = {
         "analysis": analysis,
         "job": job,
@@ -357,18 +358,6 @@ def _errors(refused: TastemakerError | None) -> dict[str, str]:
             name.replace("checkpoint_ids", "checkpoint_id"), error["message"].removeprefix("Value error, ")
         )
     return found
-
-
-def _name_of(session: Session, checkpoint_id: UUID) -> str:
-    row = _checkpoint_or_none(session, checkpoint_id)
-    return row.name if row is not None else "a deleted checkpoint"
-
-
-def _checkpoint_or_none(session: Session, checkpoint_id: UUID) -> CheckpointView | None:
-    try:
-        return checkpoints.get_checkpoint(session, checkpoint_id)
-    except TastemakerError:  # gone, or in the bin
-        return None
 
 
 def _upload_or_none(session: Session, image_id: str | None) -> uploads.UploadView | None:

@@ -8,7 +8,8 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
-from app.db.models import Campaign, Sample
+from app.db.models import Campaign
+from app.db.queries import trust as queries
 from app.domain.errors import TastemakerError
 from app.services import campaigns, gallery, gold, retractions
 from app.services.gallery import SampleView
@@ -137,8 +138,8 @@ def _gold_page(
 
 
 def _samples(session: Session, ids: list[UUID]) -> dict[UUID, SampleView]:
-    rows = [session.get_one(Sample, id) for id in dict.fromkeys(ids)]
-    return {view.id: view for view in gallery.views_of(session, rows)}
+    rows = queries.samples_with_checkpoints(session, ids)
+    return {view.id: view for view in gallery.views_of(session, list(rows.values()))}
 
 
 def _to_rater(campaign_id: UUID, rater_id: UUID) -> Response:
