@@ -73,7 +73,7 @@ def _about(session: Session, campaign_id: UUID) -> dict[str, Any]:
         "guidelines": campaign.guidelines,
         "strategy": campaign.strategy.value,
         "overlap": campaign.overlap,
-        "checkpoints": {str(id): known[id].name for id in ids},
+        "checkpoints": {str(id): known[id].name for id in ids if id in known},
     }
 
 
