@@ -27,10 +27,33 @@ class Spec(BaseModel):
 
 
 class GuidanceSpec(Spec):
-    prompt: str = Field(min_length=1, max_length=300)
+    """Steer sampling by the gradient of a prompt's similarity, or of a reward, at x_0_pred. Give one of the two."""
+
+    prompt: str | None = Field(default=None, min_length=1, max_length=300)
     """Text that CLIP steers x_0_pred toward."""
-    scale: float = Field(gt=0, le=10_000)
+    scale: float = Field(gt=0, le=1_000_000)
     """Strength of the guidance gradient."""
+    reward: str | None = Field(default=None, min_length=1, max_length=80)
+    """A differentiable reward to raise instead: brightness, colourfulness, sharpness or preference."""
+    reward_model_id: UUID | None = None
+    """Which learned reward; required for `preference`, refused elsewhere."""
+    encoder: str | None = Field(default=None, min_length=1, max_length=80)
+    """Encoder with a text tower that reads the prompt; empty means the configured default."""
+
+    @model_validator(mode="after")
+    def _has_one_target(self) -> Self:
+        if (self.prompt is None) == (self.reward is None):
+            raise ValueError("guidance needs a prompt or a reward, and not both")
+        if (self.reward == "preference") != (self.reward_model_id is not None):
+            raise ValueError("reward_model_id belongs to the reward 'preference', and that reward needs it")
+        if self.encoder is not None and self.prompt is None:
+            raise ValueError("encoder belongs to a prompt")
+        return self
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What samples drawn with it are known by: everything that was given, in JSON."""
+        return self.model_dump(mode="json", exclude_none=True)
 
 
 class SampleSpec(Spec):
@@ -44,7 +67,7 @@ class SampleSpec(Spec):
     eta: float = Field(default=1.0, ge=0, le=1)
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     guidance: GuidanceSpec | None = None
-    """Optional CLIP guidance."""
+    """Steer every sample toward a prompt or a reward; empty draws them as the model does."""
 
     @model_validator(mode="after")
     def _seeds_stay_in_range(self) -> Self:
@@ -137,7 +160,10 @@ class GuardSpec(Spec):
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
-    """Rewards that are measured but not optimised."""
+    """Rewards that are measured but not optimised; one that falls while the reward rises is an alarm."""
+    pause_on_alarm: bool = False
+    """Pause at an alarm (the reward rises while diversity, held-out rewards or human votes fall) for a person to look;
+    otherwise alarms are only marked."""
     max_holdout_drop: float | None = Field(default=None, gt=0, le=100)
     """Stop when a held-out reward's mean on the fixed seeds falls by more than this many of the base's standard
     deviations."""
@@ -156,7 +182,9 @@ class LoraSpec(Spec):
     """Train low-rank adapters instead of the full weights; they are merged into every saved checkpoint."""
 
     rank: int = Field(default=8, ge=1, le=256)
+    """Width of the adapters; more can learn more."""
     alpha: float = Field(default=16.0, gt=0, le=1024)
+    """Strength of the adapters: their output is scaled by alpha / rank."""
 
 
 class FinetuneSpec(Spec):
@@ -168,7 +196,9 @@ class FinetuneSpec(Spec):
     preset: str | None = None
     """A named set of values; fields given beside it win."""
     epochs: int = Field(default=10, ge=1, le=100_000)
+    """Rounds of sampling, rewarding and updating; the budget can be raised later."""
     samples_per_epoch: int = Field(default=64, ge=2, le=100_000)
+    """Samples drawn and rewarded in each epoch; more make the gradient steadier and the epoch longer."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 40
     """Denoising steps of a trajectory."""
     eta: float = Field(default=1.0, gt=0, le=1)
@@ -197,12 +227,17 @@ class FinetuneSpec(Spec):
     shaping: bool = False
     """Potential-based shaping with the reward of x_0_pred along the trajectory."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """AdamW's pull of every weight toward zero."""
     adam_eps: float = Field(default=1e-8, gt=0, le=1)
     """AdamW's epsilon; near the gradient's size it holds back weights whose gradient is mostly noise."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's momentum; 0 where the best direction turns from one update to the next."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    """Longer gradients are scaled down to this norm."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 is off."""
     precision: Precision = Precision.FP32
+    """fp32, or bf16 for speed on GPUs that have it; the scheduler's maths stay in fp32."""
     lora: LoraSpec | None = None
     """Train low-rank adapters; empty trains all weights."""
     gradient_checkpointing: bool = False
@@ -242,6 +277,7 @@ class EvaluateSpec(Spec):
     checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
     rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1, max_length=16)]
     n: int = Field(default=1000, ge=2, le=10_000)
+    """How many seeds, from `seed` on."""
     seed: Seed = 650
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
@@ -250,7 +286,7 @@ class EvaluateSpec(Spec):
 class AnalyzeSpec(Spec):
     """Look into checkpoints on fixed seeds; the first checkpoint is the one that others are compared with."""
 
-    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=8)
+    checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
     kind: AnalysisKind
     n: int = Field(default=100, ge=4, le=10_000)
     """How many seeds, from `seed` on."""
@@ -263,9 +299,17 @@ class AnalyzeSpec(Spec):
     """States of a trajectory that are scored, spread evenly from pure noise to the sample."""
     encoder: str | None = Field(default=None, min_length=1, max_length=80)
     """Image encoder of maps and diversity; empty means the configured default."""
+    image_id: UUID | None = None
+    """The uploaded image that an inversion inverts (`POST /api/v1/images`)."""
+    skips: tuple[Annotated[int, Field(ge=0, le=999)], ...] = Field(default=(), max_length=16)
+    """How many of the first, noisiest steps an inversion leaves out, one reconstruction each; empty spreads six."""
 
     @model_validator(mode="after")
     def _kind_has_what_it_needs(self) -> Self:
+        if (self.kind is AnalysisKind.INVERSION) != (self.image_id is not None):
+            raise ValueError("image_id belongs to an inversion, and an inversion needs it; upload an image first")
+        if self.skips and (self.kind is not AnalysisKind.INVERSION or max(self.skips) >= self.steps):
+            raise ValueError("skips belong to an inversion, and each must leave at least one of its steps")
         if self.kind is AnalysisKind.REWARD_TRAJECTORY and not self.rewards:
             raise ValueError("a reward_trajectory needs at least one reward in rewards")
         if self.kind is AnalysisKind.EMBEDDING_MAP and len(self.checkpoint_ids) < 2:
@@ -296,14 +340,19 @@ class PretrainSpec(Spec):
     data: Annotated[DiceBearSource | FolderSource, Field(discriminator="type")] = DiceBearSource()
     name: Name = "pretrained"
     image_size: int = Field(default=64, ge=8, le=512, multiple_of=8)
+    """Edge of the square images in pixels, a multiple of 8."""
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128), min_length=2, max_length=6)
     """U-Net channels a level; attention sits at the deepest level."""
     steps: int = Field(default=2000, ge=1, le=10_000_000)
     """Optimiser updates."""
     batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images an update."""
     lr: float = Field(default=6e-4, gt=0, le=1)
+    """Highest learning rate."""
     warmup: int = Field(default=150, ge=0)
+    """Updates over which the learning rate climbs."""
     ema: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is what is stored."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     flip: bool = True
     """Mirror images at random."""

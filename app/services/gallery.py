@@ -204,7 +204,7 @@ def image_etag(sha256: str, *, format: ImageFormat, size: int | None) -> str:
 
 
 def require_image(session: Session, sha256: str) -> None:
-    """Refuse every hash that is not the image of a sample: other blobs are nobody's to download.
+    """Refuse every hash that is not the image of a sample or an uploaded one: other blobs are nobody's to download.
 
     Raises:
         NotFoundError: there is no such image.

@@ -6,9 +6,10 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from app.config import Settings
-from app.db.queries import gallery
+from app.db.queries import gallery, uploads
 from app.db.queries import job_lists as queries
-from app.domain.errors import InvalidSpecError
+from app.domain.errors import InvalidSpecError, JobError
+from app.domain.guidance import require_gradient, why_no_prompt
 from app.domain.rewards import PREFERENCE
 from app.domain.sources import folder_inside
 from app.domain.specs import (
@@ -16,6 +17,7 @@ from app.domain.specs import (
     EvaluateSpec,
     FinetuneSpec,
     FolderSource,
+    GuidanceSpec,
     PretrainSpec,
     PushSpec,
     RewardModelSpec,
@@ -43,6 +45,14 @@ def check_references(session: Session, settings: Settings, spec: Spec) -> None:
     problems = _Problems()
     _check_checkpoints(session, spec, problems)
     _check_rewards(session, spec, problems)
+    if isinstance(spec, SampleSpec) and spec.guidance is not None:
+        _check_guidance(session, settings, spec.guidance, problems)
+    if (
+        isinstance(spec, AnalyzeSpec)
+        and spec.image_id is not None
+        and uploads.get_upload(session, spec.image_id) is None
+    ):
+        problems.add("spec.image_id", f"There is no uploaded image {spec.image_id}; POST /api/v1/images uploads one.")
     if isinstance(spec, RewardModelSpec) and queries.campaign(session, spec.campaign_id) is None:
         problems.add("spec.campaign_id", f"There is no campaign {spec.campaign_id}.")
     if isinstance(spec, PretrainSpec) and isinstance(spec.data, FolderSource):
@@ -54,6 +64,14 @@ def check_references(session: Session, settings: Settings, spec: Spec) -> None:
     if problems.errors:
         fields = ", ".join(error["field"] for error in problems.errors)
         raise InvalidSpecError(f"The spec refers to what is not there: see {fields}.", problems.errors)
+
+
+def check_checkpoints(session: Session, spec: Spec) -> None:
+    """Look up the checkpoints that `spec` names. Raises InvalidSpecError where one is not there."""
+    problems = _Problems()
+    _check_checkpoints(session, spec, problems)
+    if problems.errors:
+        raise InvalidSpecError("The spec refers to a checkpoint that is not there.", problems.errors)
 
 
 def _check_checkpoints(session: Session, spec: Spec, problems: _Problems) -> None:
@@ -92,6 +110,21 @@ def _check_rewards(session: Session, spec: Spec, problems: _Problems) -> None:
             problems.add(f"{field}.name", f"The reward {term.name!r} cannot run here: {reward.why_not}")
         if term.reward_model_id is not None and term.reward_model_id not in models:
             problems.add(f"{field}.reward_model_id", f"There is no reward model {term.reward_model_id}.")
+
+
+def _check_guidance(session: Session, settings: Settings, guidance: GuidanceSpec, problems: _Problems) -> None:
+    if guidance.prompt is not None:
+        if (why_not := why_no_prompt(guidance.encoder or settings.encoder)) is not None:
+            problems.add("spec.guidance.encoder" if guidance.encoder else "spec.guidance.prompt", why_not)
+        return
+    assert guidance.reward is not None
+    try:
+        require_gradient(guidance.reward)
+    except JobError as error:
+        problems.add("spec.guidance.reward", error.detail)
+    model_id = guidance.reward_model_id
+    if model_id is not None and not queries.reward_model_ids(session, [model_id]):
+        problems.add("spec.guidance.reward_model_id", f"There is no reward model {model_id}.")
 
 
 def _named_rewards(spec: Spec) -> Iterator[tuple[str, RewardTerm]]:

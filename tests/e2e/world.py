@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import Any
 from uuid import UUID
 
 from PIL import Image, ImageOps
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.adapters import checkpoint_store
@@ -32,8 +34,10 @@ from app.db.models import (
     SampleReward,
     User,
 )
+from app.db.queries.samples import DrawnImage, Recipe, add_samples
 from app.domain.bundled import BUNDLED
 from app.domain.enums import (
+    AnalysisKind,
     CampaignStatus,
     CheckpointKind,
     Choice,
@@ -44,8 +48,9 @@ from app.domain.enums import (
     Strategy,
 )
 from app.domain.pairing import canonical
-from app.domain.specs import parse_spec
+from app.domain.specs import GuidanceSpec, parse_spec
 from app.services import accounts
+from tests.e2e.analyses import AnalysisDocuments
 
 _SHEET = Path(__file__).resolve().parents[2] / "worker" / "ml" / "pretrained" / "critters-64" / "samples.png"
 _EDGE = 64
@@ -78,6 +83,14 @@ class World:
     reward_model: UUID
     rater: UUID
     """Who voted in `campaign`."""
+    trajectory: UUID
+    embedding_map: UUID
+    diversity: UUID
+    inversion: UUID
+    failed_analysis: UUID
+    running_analysis: UUID
+    guided: UUID
+    """A sampling job with guidance, and its samples."""
 
 
 def build_world(session: Session, blobs: BlobStore, now: datetime) -> World:
@@ -140,6 +153,7 @@ class _Builder:
                   spec={"checkpoint_id": str(base.id)})  # fmt: skip
         self._job(JobKind.SAMPLE, "First samples", JobStatus.SUCCEEDED, age=280,
                   spec={"checkpoint_id": str(base.id), "n": 96, "steps": _STEPS}, result={"n_samples": 96})  # fmt: skip
+        analyses = self._analyses(base, tuned, finished)
         fresh = self._campaign(
             "Warm and cosy", "Which critter looks **warmer**?".replace("*", ""), Strategy.UNIFORM, [base, tuned],
             age=5, budget=400,
@@ -156,7 +170,72 @@ class _Builder:
             finished=finished.id, running=running.id, failed=failed.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
             rater=raters[2].id,
+            **analyses,
         )  # fmt: skip
+
+    def _analyses(self, base: Checkpoint, tuned: Checkpoint, run: Job) -> dict[str, UUID]:
+        """One finished analysis a kind, one that failed, one that runs, and guided samples."""
+        documents = AnalysisDocuments(self.session, self.blobs, self.rng)
+        epochs = list(
+            self.session.scalars(select(Checkpoint).where(Checkpoint.job_id == run.id).order_by(Checkpoint.epoch))
+        )
+        before, after = (
+            list(
+                self.session.scalars(
+                    select(Sample)
+                    .where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+                    .order_by(Sample.seed)
+                )
+            )
+            for row in (base, tuned)
+        )
+
+        for place, row in enumerate([base, *epochs]):
+            for sample in self.session.scalars(
+                select(Sample).where(Sample.checkpoint_id == row.id, Sample.seed >= _EVAL_SEED)
+            ):
+                value = self.rng.gauss(-3.2 - 0.12 * place, 0.35)
+                self.session.merge(SampleReward(sample_id=sample.id, name="jpeg_compressibility", value=value))
+        self.session.flush()
+
+        def job(kind: AnalysisKind, name: str, checkpoints: Sequence[Checkpoint], **more: Any) -> Job:
+            ids = [str(row.id) for row in checkpoints]
+            status, error = more.pop("status", JobStatus.SUCCEEDED), more.pop("error", None)
+            spec = {"kind": kind.value, "checkpoint_ids": ids, "n": _N_EVAL, "steps": _STEPS, **more}
+            progress = 0.37 if status is JobStatus.RUNNING else 0.0
+            return self._job(JobKind.ANALYZE, name, status, age=6, spec=spec, error=error, progress=progress,
+                             stage="Drawing samples: 118 of 320")  # fmt: skip
+
+        rewards = [{"name": "brightness"}]
+        upload = documents.upload(before[3])
+        trajectory = job(AnalysisKind.REWARD_TRAJECTORY, "Brightness on the way", [base], n=60, rewards=rewards)
+        mapped = job(AnalysisKind.EMBEDDING_MAP, "Where warmth moved them", [base, tuned], rewards=rewards)
+        diversity = job(AnalysisKind.DIVERSITY, "Diversity over the run", [base, *epochs])
+        inversion = job(AnalysisKind.INVERSION, "Inversion of critters-64", [base], image_id=str(upload.id))
+        guidance = GuidanceSpec(reward="brightness", scale=10.0)
+        guided = self._job(
+            JobKind.SAMPLE, "Draw 8 from critters-64 guided by brightness", JobStatus.SUCCEEDED, age=5,
+            spec={"checkpoint_id": str(base.id), "n": 8, "seed": _EVAL_SEED, "steps": _STEPS,
+                  "guidance": guidance.recipe},
+            result={"reward": {"guided": {"mean": 0.61, "sem": 0.012, "n": 8},
+                               "unguided": {"mean": 0.52, "sem": 0.015, "n": 8}}},
+        )  # fmt: skip
+        drawn = [DrawnImage(_EVAL_SEED + row, sample.sha256, _EDGE, _EDGE) for row, sample in enumerate(after[:8])]
+        add_samples(self.session, Recipe(base.id, _STEPS, 1.0, guidance.recipe), drawn, job_id=guided.id, now=self.now)
+        failed = job(
+            AnalysisKind.AGE_DISTRIBUTION, "Ages", [base], status=JobStatus.FAILED,
+            error="model.safetensors of nateraw/vit-age-classifier could not be downloaded from the hub.",
+        )  # fmt: skip
+        running = job(AnalysisKind.DIVERSITY, "Diversity, larger", [base, tuned], status=JobStatus.RUNNING)
+        return {
+            "trajectory": documents.finish(trajectory, [base], documents.trajectories(before, 60)),
+            "embedding_map": documents.finish(mapped, [base, tuned], documents.map(before, after)),
+            "diversity": documents.finish(diversity, [base, *epochs], documents.diversity(1 + len(epochs), _N_EVAL)),
+            "inversion": documents.finish(inversion, [base], documents.inversion(before)),
+            "failed_analysis": failed.id,
+            "running_analysis": running.id,
+            "guided": guided.id,
+        }
 
     def _ago(self, minutes: float) -> datetime:
         return self.now - timedelta(minutes=minutes)
@@ -313,6 +392,10 @@ class _Builder:
             "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
             "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
             "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,
+            "timesteps": list(range(976, 496, -40)), "seconds_rollout": 6.0, "seconds_update": 5.0,
+            "clip_fraction_t": [0.02 + 0.004 * step for step in range(12)],
+            "log_ratio_t": [0.3 * math.sin(step) for step in range(12)],
+            "grad_norm_t": [0.4 + 0.02 * step + self.rng.random() / 20 for step in range(12)],
         }  # fmt: skip
         self._event(job, EventKind.METRICS, row)
         self._event(
@@ -346,7 +429,16 @@ class _Builder:
             self.session.add_all(
                 SampleReward(sample_id=sample.id, name=name, value=mean + self.rng.gauss(0, 0.7)) for sample in samples
             )
+        self._event(
+            job, EventKind.ALARM, {
+                "epoch": 5, "verdict": "improved at a cost", "last_good_epoch": 4, "witnesses": ["diversity"],
+                "alarms": ["diversity fell to 78% of the base's"],
+                "message": "Improved at a cost: the learned reward moved by +1.31 (standard error 0.21), but diversity "
+                "fell to 78% of the base's.",
+            },
+        )  # fmt: skip
         job.result = {"checkpoint_id": str(row.id), "epochs": _EPOCHS, "stopped_by": None}
+        job.resume_sha256 = row.manifest_sha256
         return job, row
 
     def _running_finetune(self, base: Checkpoint) -> Job:
@@ -359,6 +451,12 @@ class _Builder:
         )  # fmt: skip
         for epoch in range(1, 5):
             self._epoch(job, epoch)
+        usage = {
+            "cpu_percent": 187.0, "cores": 2, "memory_bytes": 912_000_000, "peak_memory_bytes": 1_130_000_000,
+            "machine_memory_bytes": 3_400_000_000, "machine_memory_total_bytes": 8_200_000_000,
+        }  # fmt: skip
+        self._event(job, EventKind.WORKER, usage)
+        job.worker = "worker-1:4711"
         return job
 
     def _reward_model(self, campaign: Campaign) -> RewardModel:

@@ -12,17 +12,19 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from sqlalchemy.orm import Session
+from threadpoolctl import threadpool_limits
 
 from app.db.models import Checkpoint
 from app.db.queries import samples as queries
 from app.db.queries.samples import Recipe
 from app.domain.enums import AnalysisKind
-from app.domain.errors import JobCancelledError, JobError
+from app.domain.errors import JobCancelledError
 from app.domain.ratings import proportion
 from app.domain.specs import AnalyzeSpec
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import draw_missing, load_checkpoint, open_policy
 from worker.jobs.images import encode_png, load_images
+from worker.jobs.invert import invert
 from worker.jobs.rewards import rewards_by_key
 from worker.ml.analysis.classes import class_shares, merged_share
 from worker.ml.analysis.copies import copy_threshold, count_copies
@@ -47,16 +49,13 @@ class _Drawn:
 
 def run(context: JobContext) -> Record:
     spec = AnalyzeSpec.model_validate(context.job.spec)
-    analyse = _ANALYSES.get(spec.kind)
-    if analyse is None:
-        raise JobError(f"This version of the worker has no analysis {spec.kind.value!r}.")
     checkpoints = [load_checkpoint(context, checkpoint_id) for checkpoint_id in spec.checkpoint_ids]
     document = {
         "kind": spec.kind.value,
         "spec": spec.model_dump(mode="json"),
         "checkpoints": [{"id": str(checkpoint.id), "name": checkpoint.name} for checkpoint in checkpoints],
         "seeds": _seeds(spec),
-        **analyse(context, spec, checkpoints),
+        **_ANALYSES[spec.kind](context, spec, checkpoints),
     }
     blob = json.dumps(document, sort_keys=True, allow_nan=False, separators=(",", ":")).encode()
     sha256 = context.blobs.put(blob)
@@ -164,8 +163,9 @@ def _with_interval(
     rows: Float[np.ndarray, "n d"], statistic: Callable[[Float[np.ndarray, "n d"]], float], seed: int
 ) -> dict[str, Any]:
     """A statistic with its 95 % interval, repeatable for a seed."""
-    interval = bootstrap_interval(rows, statistic, rng=np.random.default_rng(seed))
-    return {"value": statistic(rows), "interval": interval}
+    with threadpool_limits(limits=1, user_api="blas"):
+        interval = bootstrap_interval(rows, statistic, rng=np.random.default_rng(seed))
+        return {"value": statistic(rows), "interval": interval}
 
 
 def _age_distribution(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -195,6 +195,7 @@ _ANALYSES: dict[AnalysisKind, _Analysis] = {
     AnalysisKind.EMBEDDING_MAP: _embedding_map,
     AnalysisKind.DIVERSITY: _diversity,
     AnalysisKind.AGE_DISTRIBUTION: _age_distribution,
+    AnalysisKind.INVERSION: invert,
 }
 
 

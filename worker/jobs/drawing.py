@@ -1,6 +1,6 @@
 """Drawing samples into the database: only those that do not exist yet, committed batch by batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,7 +19,7 @@ from app.domain.errors import JobError
 from worker.jobs.context import JobContext
 from worker.jobs.images import encode_png
 from worker.ml.policy import Policy, load_policy
-from worker.ml.rollout import draw_samples
+from worker.ml.rollout import Guidance, draw_samples
 
 
 def load_checkpoint(context: JobContext, checkpoint_id: UUID) -> Checkpoint:
@@ -62,8 +62,12 @@ def draw_missing(
     seeds: Sequence[int],
     *,
     fraction: tuple[float, float] = (0.0, 1.0),
+    guide: Callable[[Policy], Guidance] | None = None,
 ) -> int:
     """Draw the seeds that this recipe has no sample of. Returns how many there were.
+
+    Args:
+        guide: makes the guidance that `recipe` names.
 
     Raises:
         JobCancelledError: stopped on request; every finished batch is stored.
@@ -82,13 +86,15 @@ def draw_missing(
     start, end = fraction
     done_before = start + (end - start) * len(known) / len(seeds)
     context.monitor.progress(done_before, stage=f"Loading {checkpoint.name}")
+    policy = open_policy(context, checkpoint)
     draw_samples(
-        open_policy(context, checkpoint),
+        policy,
         missing,
         steps=recipe.steps,
         eta=recipe.eta,
         monitor=context.monitor,
         batch_size=context.settings.sample_batch_size,
+        guidance=guide(policy) if guide is not None else None,
         fraction=(done_before, end),
         on_batch=store,
     )

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
+from threadpoolctl import threadpool_limits
 
 Embeddings = Float[np.ndarray, "n d"]
 
@@ -61,8 +62,10 @@ def bootstrap_interval(
     n = len(embeddings)
     if n < 4:
         raise ValueError("an interval needs at least four embeddings")
-    whole = statistic(embeddings)
-    halves = np.array([statistic(embeddings[rng.permutation(n)[: n // 2]]) for _ in range(resamples)])
+    # One thread: threads wait for one another on matrices this small, and their sums end in another order each time.
+    with threadpool_limits(limits=1, user_api="blas"):
+        whole = statistic(embeddings)
+        halves = np.array([statistic(embeddings[rng.permutation(n)[: n // 2]]) for _ in range(resamples)])
     low, high = np.quantile(halves - halves.mean(), [(1 - level) / 2, (1 + level) / 2])
     return whole - float(high), whole - float(low)
 

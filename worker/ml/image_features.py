@@ -30,15 +30,25 @@ def colour_features(images: UInt8[np.ndarray, "n h w 3"]) -> Float[np.ndarray, "
     parts = [np.zeros((0, COLOUR_DIM), np.float32)]
     for start in range(0, len(images), _BATCH):
         pixels = torch.tensor(images[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 255
-        border = _upper_border(pixels).median(dim=2).values
-        contrast = (pixels - border[:, :, None, None]).square().sum(dim=1, keepdim=True).sqrt()
-        maps = (
-            F.adaptive_avg_pool2d(pixels, _COLOUR_CELLS),
-            F.adaptive_avg_pool2d(pixels.amin(dim=1, keepdim=True), _WHITENESS_CELLS),
-            F.adaptive_avg_pool2d(contrast, _CONTRAST_CELLS),
-        )
-        parts.append(torch.cat([part.flatten(1) for part in maps], dim=1).numpy())
+        parts.append(colour_maps(pixels).numpy())
     return np.concatenate(parts)
+
+
+def colour_maps(pixels: Float[Tensor, "b 3 h w"], *, smallest: float = 0.0) -> Float[Tensor, "b k"]:
+    """The maps of `colour_features` for RGB in [0, 1]; differentiable where `smallest` is above 0.
+
+    Args:
+        smallest: squared distances below it count as it: the gradient of a distance of 0 does not exist.
+    """
+    border = _upper_border(pixels).median(dim=2).values
+    distance = (pixels - border[:, :, None, None]).square().sum(dim=1, keepdim=True)
+    contrast = distance.clamp_min(smallest).sqrt()
+    maps = (
+        F.adaptive_avg_pool2d(pixels, _COLOUR_CELLS),
+        F.adaptive_avg_pool2d(pixels.amin(dim=1, keepdim=True), _WHITENESS_CELLS),
+        F.adaptive_avg_pool2d(contrast, _CONTRAST_CELLS),
+    )
+    return torch.cat([part.flatten(1) for part in maps], dim=1)
 
 
 def join_features(

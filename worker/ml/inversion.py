@@ -1,5 +1,6 @@
 """DDIM inversion: the noise that a picture would have come from, and the picture drawn from it again (thesis, 2.8)."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,7 +25,6 @@ class Inversion:
     psnr: Float[np.ndarray, " n"]
 
 
-@torch.no_grad()
 def invert_and_reconstruct(policy: Policy, images: Images, *, steps: int, skip: int = 0) -> Inversion:
     """Run DDIM (eta = 0) backward from `images` and forward again.
 
@@ -35,22 +35,55 @@ def invert_and_reconstruct(policy: Policy, images: Images, *, steps: int, skip: 
     Raises:
         JobError: the images have another size, or nothing is left of the steps.
     """
+    (inversion,) = invert_skipping(policy, images, steps=steps, skips=[skip])
+    return inversion
+
+
+@torch.no_grad()
+def invert_skipping(
+    policy: Policy,
+    images: Images,
+    *,
+    steps: int,
+    skips: Sequence[int],
+    between: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Inversion]:
+    """`invert_and_reconstruct` for several `skips`, in their order: one path backward, one forward from each.
+
+    Args:
+        between: called with the network evaluations that are done and all that are to do; may raise to stop.
+
+    Raises:
+        JobError: the images have another size, or a skip leaves no step.
+    """
     if images.shape[1:3] != (policy.image_size, policy.image_size):
         height, width = images.shape[1:3]
         raise JobError(f"The images are {width}x{height}; this model needs {policy.image_size}x{policy.image_size}.")
-    if not 0 <= skip < steps:
-        raise JobError(f"skip is {skip}; it must leave at least one of the {steps} steps.")
+    for skip in skips:
+        if not 0 <= skip < steps:
+            raise JobError(f"skip is {skip}; it must leave at least one of the {steps} steps.")
     schedule = ddim.make_schedule(policy.scheduler_config, steps=steps, eta=0.0)
     schedule = replace(schedule, clip_range=None)  # a clipped x_0_pred would cut the path back
-    x = torch.from_numpy(images).to(policy.device).permute(0, 3, 1, 2).float() / 127.5 - 1
-    for step in reversed(range(skip, steps)):
+    total = (steps - min(skips)) + sum(steps - skip for skip in skips)
+    x = torch.tensor(images).to(policy.device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    latents: dict[int, Tensor] = {}
+    done = 0
+    for step in reversed(range(min(skips), steps)):
+        between(done, total)
         x = _invert_step(policy, schedule, step, x)
-    latents = x
-    for step in range(skip, steps):
-        index, x_0_pred, noise_pred = _predict(policy, schedule, step, x)
-        x = ddim.transition_mean(schedule, index, x_0_pred, noise_pred)
-    reconstructions = decode(x)
-    return Inversion(latents, reconstructions, psnr(images, reconstructions))
+        latents[step] = x
+        done += 1
+    found = []
+    for skip in skips:
+        x = latents[skip]
+        for step in range(skip, steps):
+            between(done, total)
+            index, x_0_pred, noise_pred = _predict(policy, schedule, step, x)
+            x = ddim.transition_mean(schedule, index, x_0_pred, noise_pred)
+            done += 1
+        reconstructions = decode(x)
+        found.append(Inversion(latents[skip], reconstructions, psnr(images, reconstructions)))
+    return found
 
 
 def psnr(images: Images, others: Images) -> Float[np.ndarray, " n"]:

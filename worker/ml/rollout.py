@@ -203,8 +203,11 @@ def _step(
     """One transition of the whole batch; deterministic steps draw no noise."""
     index, x_0_pred, noise_pred = _predict(policy, schedule, step, x_t, precision)
     if guidance is not None:
-        noise_pred = noise_pred + guidance(x_t, schedule, step)
-        x_0_pred = ddim.x_0_from_noise(schedule, index, x_t, noise_pred)
+        shifted = ddim.x_0_from_noise(schedule, index, x_t, noise_pred + guidance(x_t, schedule, step))
+        # noise_pred follows x_0_pred as far as clipping lets it move; else the half of a shift that is left turns back
+        alpha_bar = float(schedule.alpha_bar[step])
+        noise_pred = noise_pred - (alpha_bar / (1 - alpha_bar)) ** 0.5 * (shifted - x_0_pred)
+        x_0_pred = shifted
     mean = ddim.transition_mean(schedule, index, x_0_pred, noise_pred)
     sigma = float(schedule.sigma[step])
     if sigma == 0:

@@ -8,6 +8,7 @@ from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, 
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel, SampleSketch
 from app.db.models.library import LibraryState, SampleMark
 from app.db.models.trust import GoldPair, Retraction, SnapshotRater
+from app.db.models.uploads import Upload
 from app.db.models.webhooks import Webhook, WebhookDelivery
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "SampleReward",
     "SampleSketch",
     "SnapshotRater",
+    "Upload",
     "User",
     "WebSession",
     "Webhook",

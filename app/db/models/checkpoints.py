@@ -54,7 +54,8 @@ class Measurement(Base):
 class Sample(IdMixin, Base):
     """An image with everything needed to draw it again: checkpoint, seed, steps, eta, guidance.
 
-    `ordinal` numbers a checkpoint's samples from 0, so that a random one is found in constant time.
+    `ordinal` numbers a checkpoint's samples from 0, so that a random one is found in constant time; guided ones count
+    downward from -1, so that none is.
     """
 
     __tablename__ = "sample"

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from app.db.models import Checkpoint, Job, LabelSnapshot, RewardModel, Sample
+from app.db.models import Checkpoint, Job, LabelSnapshot, RewardModel, Sample, Upload
 from app.db.queries.bulk import in_chunks
 
 _Digest = InstrumentedAttribute[str] | InstrumentedAttribute[str | None] | ColumnElement[str]
@@ -26,6 +26,7 @@ class BlobRole(StrEnum):
     LABELS = "label snapshot"
     REWARD_HEAD = "reward model"
     ANALYSIS = "analysis"
+    UPLOAD = "uploaded image"
 
 
 class BlobReference(NamedTuple):
@@ -44,6 +45,7 @@ _COLUMNS: dict[BlobRole, tuple[InstrumentedAttribute[UUID], _Digest]] = {
     BlobRole.LABELS: (LabelSnapshot.id, LabelSnapshot.sha256),
     BlobRole.REWARD_HEAD: (RewardModel.id, RewardModel.blob_sha256),
     BlobRole.ANALYSIS: (Job.id, Job.result["analysis_sha256"].as_string()),
+    BlobRole.UPLOAD: (Upload.id, Upload.sha256),
 }
 
 

@@ -5,10 +5,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import count
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import Checkpoint, Sample, SampleReward
@@ -65,7 +66,8 @@ def add_samples(
     """Store the images that are new and return all of them as rows, in the order of `images`.
 
     The checkpoint's row is locked first: two jobs that draw the same seeds at once store each sample once, and ordinals
-    have no gaps.
+    have no gaps. Guided samples are numbered downward from -1: they are not what the checkpoint draws by itself, so no
+    random draw (of pairs, of a reference set) may find them.
     """
     first = session.scalar(
         update(Checkpoint)
@@ -78,7 +80,9 @@ def add_samples(
         raise LookupError(f"there is no checkpoint {recipe.checkpoint_id}")
     known = samples_by_seed(session, recipe, [image.seed for image in images])
     new = [image for image in images if image.seed not in known]
-    for ordinal, image in enumerate(new, start=first):
+    guided = recipe.guidance is not None
+    ordinals = count(_lowest_ordinal(session, recipe.checkpoint_id) - 1, -1) if guided else count(first)
+    for ordinal, image in zip(ordinals, new):  # noqa: B905  (the ordinals go on for ever)
         known[image.seed] = Sample(
             checkpoint_id=recipe.checkpoint_id,
             job_id=job_id,
@@ -97,11 +101,16 @@ def add_samples(
     session.execute(
         update(Checkpoint)
         .where(Checkpoint.id == recipe.checkpoint_id)
-        .values(n_samples=first + len(new))
+        .values(n_samples=first if guided else first + len(new))
         .execution_options(synchronize_session=False)
     )
     session.flush()
     return [known[image.seed] for image in images]
+
+
+def _lowest_ordinal(session: Session, checkpoint_id: UUID) -> int:
+    lowest = session.scalar(select(func.min(Sample.ordinal)).where(Sample.checkpoint_id == checkpoint_id))
+    return min(0, lowest or 0)
 
 
 def rewards_of(session: Session, sample_ids: Iterable[UUID], name: str) -> dict[UUID, float]:
@@ -126,5 +135,8 @@ def record_rewards(session: Session, name: str, values: Mapping[UUID, float]) ->
 def samples_of_checkpoints(session: Session, checkpoint_ids: Sequence[UUID], *, limit: int) -> Sequence[Sample]:
     """The first samples of each checkpoint, `limit` in all, spread evenly by ordinal."""
     return session.scalars(
-        select(Sample).where(Sample.checkpoint_id.in_(checkpoint_ids)).order_by(Sample.ordinal, Sample.id).limit(limit)
+        select(Sample)
+        .where(Sample.checkpoint_id.in_(checkpoint_ids), Sample.ordinal >= 0)
+        .order_by(Sample.ordinal, Sample.id)
+        .limit(limit)
     ).all()

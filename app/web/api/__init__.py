@@ -3,6 +3,7 @@
 from fastapi import APIRouter
 
 from app.web.api import (
+    analyses,
     audit,
     campaigns,
     checkpoints,
@@ -32,6 +33,7 @@ _v1.include_router(lineage.router)
 _v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
 _v1.include_router(rewards.router)
+_v1.include_router(analyses.router)
 _v1.include_router(people.router)
 _v1.include_router(webhooks.router)
 _v1.include_router(audit.router)

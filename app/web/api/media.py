@@ -33,6 +33,6 @@ def get_media(
     blobs: Blobs,
     _caller: CurrentOperator,
 ) -> Response:
-    """Only the images of samples can be had here, no other blob."""
+    """Only the images of samples and uploaded ones can be had here, no other blob."""
     gallery.require_image(session, sha256)
     return immutable_response(request, etag=f'"{sha256}"', media_type="image/png", content=lambda: blobs.get(sha256))

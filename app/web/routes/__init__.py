@@ -4,6 +4,7 @@ from fastapi import APIRouter, Depends
 
 from app.web.pages import share_principal
 from app.web.routes import (
+    analysis,
     campaigns,
     checkpoints,
     compare,
@@ -38,4 +39,5 @@ router.include_router(samples.router)
 router.include_router(storage.router)
 router.include_router(lineage.router)
 router.include_router(rewards.router)
+router.include_router(analysis.router)
 router.include_router(people.router)

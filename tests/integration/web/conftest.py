@@ -83,6 +83,37 @@ class World:
             self.checkpoint(f"epoch {epoch}", parent_id=parent_id, job_id=job_id, epoch=epoch) for epoch in epochs
         ]
 
+    def duel(self, checkpoint_id: UUID, base_id: UUID, *, wins: int, losses: int) -> UUID:
+        """A tournament between two checkpoints with these votes, each by a rater of its own."""
+        campaign = Campaign(
+            id=uuid4(), name="Duel", question="Which?", strategy=Strategy.TOURNAMENT, overlap=1, created_at=self.now
+        )
+        members = [
+            CampaignCheckpoint(campaign_id=campaign.id, checkpoint_id=id, position=position)
+            for position, id in enumerate((base_id, checkpoint_id))
+        ]
+        self.add(campaign, *members)
+        for number in range(wins + losses):
+            own, other = (self.samples(id, [2000 + number])[0].id for id in (checkpoint_id, base_id))
+            rater = User(id=uuid4(), name=f"rater {uuid4().hex[:6]}", role=Role.RATER, created_at=self.now)
+            first, second = sorted([own, other])
+            pair = Pair(
+                id=uuid4(), campaign_id=campaign.id, sample_a_id=first, sample_b_id=second, n_leased=1,
+                created_at=self.now,
+            )  # fmt: skip
+            comparison = Comparison(
+                id=uuid4(), campaign_id=campaign.id, pair_id=pair.id, rater_id=rater.id, left_sample_id=own,
+                right_sample_id=other, strategy=Strategy.TOURNAMENT, is_random=True, selection_probability=0.5,
+                leased_at=self.now, expires_at=self.now + timedelta(minutes=15), closed_at=self.now,
+            )  # fmt: skip
+            choice = Choice.LEFT if number < wins else Choice.RIGHT
+            vote = Preference(
+                comparison_id=comparison.id, campaign_id=campaign.id, rater_id=rater.id, choice=choice,
+                created_at=self.now, updated_at=self.now,
+            )  # fmt: skip
+            self.add(rater, pair, comparison, vote)
+        return campaign.id
+
     def campaign(self, checkpoint_id: UUID, votes: Sequence[Choice] = ()) -> UUID:
         """A campaign whose votes were given by one rater on fresh pairs."""
         campaign = Campaign(

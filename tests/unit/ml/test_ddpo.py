@@ -50,6 +50,8 @@ class Recorder(SilentMonitor):
         self._stop_at = stop_at
 
     def metrics(self, row: Any) -> None:
+        if row["epoch"] == 0:  # the base, evaluated before the first epoch
+            return
         self.rows.append({name: value for name, value in row.items() if not name.startswith("seconds_")})
 
     def progress(self, fraction: float, *, stage: str) -> None:
@@ -184,7 +186,6 @@ def test_every_row_tells_the_run(tmp_path: Path) -> None:
     assert monitor.fractions[-1] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize(("model", "samples"), [("tiny", 8), ("critters-64", 2)])
 def test_scoring_the_trajectories_of_the_fixed_seeds_changes_nothing_about_the_run(tmp_path: Path) -> None:
     plain, scored = Recorder(), Recorder()
     one, other = Sink(), Sink()
@@ -201,6 +202,7 @@ def test_scoring_the_trajectories_of_the_fixed_seeds_changes_nothing_about_the_r
             np.testing.assert_allclose(last, brightness(other.images[row["epoch"]]), atol=1e-6)
 
 
+@pytest.mark.parametrize(("model", "samples"), [("tiny", 8), ("critters-64", 2)])
 def test_gradient_norms_stay_within_50_times_their_median_at_every_timestep(
     model: str, samples: int, tmp_path: Path
 ) -> None:
@@ -281,7 +283,7 @@ def test_a_torn_altered_or_foreign_state_is_refused(tmp_path: Path) -> None:
         with pytest.raises(CorruptDataError, match=because):
             run(make_spec(epochs=1), tmp_path, sink=Sink(), state=state)
     with pytest.raises(CorruptDataError, match="another spec"):
-        run(make_spec(epochs=2), tmp_path, sink=Sink(), state=sink.state)
+        run(make_spec(epochs=1, seed=1), tmp_path, sink=Sink(), state=sink.state)
 
 
 def test_a_state_that_could_not_be_written_leaves_the_one_before(

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from app.domain.errors import JobError
-from worker.ml.inversion import invert_and_reconstruct, psnr
+from worker.ml.inversion import invert_and_reconstruct, invert_skipping, psnr
 from worker.ml.policy import Policy, load_policy
 from worker.ml.pretrained import BUNDLED
 from worker.ml.progress import SilentMonitor
@@ -39,3 +40,16 @@ def test_psnr_by_hand() -> None:
 def test_what_cannot_be_inverted_is_refused(critters: Policy, size: int, skip: int, because: str) -> None:
     with pytest.raises(JobError, match=because):
         invert_and_reconstruct(critters, np.zeros((1, size, size, 3), dtype=np.uint8), steps=20, skip=skip)
+
+
+def test_several_skips_share_one_path_back_and_change_nothing(policy: Policy) -> None:
+    images = draw_samples(policy, range(2), steps=10, eta=0.0, monitor=SilentMonitor())
+    calls: list[tuple[int, int]] = []
+    together = invert_skipping(
+        policy, images, steps=10, skips=[0, 4, 8], between=lambda done, total: calls.append((done, total))
+    )
+    for skip, found in zip((0, 4, 8), together, strict=True):
+        alone = invert_and_reconstruct(policy, images, steps=10, skip=skip)
+        assert torch.equal(found.latents, alone.latents)
+        assert np.array_equal(found.reconstructions, alone.reconstructions)
+    assert calls == [(done, 10 + 10 + 6 + 2) for done in range(28)]
