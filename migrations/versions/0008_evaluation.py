@@ -1,14 +1,14 @@
 """evaluation: rewards along the trajectories of a run's fixed seeds
 
 Revision ID: 0008
-Revises: 0009
+Revises: 0006
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0008"
-down_revision = "0009"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
