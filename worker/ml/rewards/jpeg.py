@@ -3,6 +3,7 @@
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,7 @@ from worker.ml.rewards.jpeg_blocks import block_kilobytes
 _CORES = os.cpu_count() or 1
 _POOL = ThreadPoolExecutor(max_workers=_CORES, thread_name_prefix="jpeg")
 _WORTH_A_THREAD = 128 * 128
-"""Pixels from which encoding, without the GIL, takes longer than the Python around it: smaller images are faster in turn."""
+"""Pixels from which encoding, without the GIL, takes longer than the Python around it; smaller images go in turn."""
 
 
 class JpegSize:
@@ -28,10 +29,8 @@ class JpegSize:
         parallel = len(images) > 1 and images[0].shape[0] * images[0].shape[1] >= _WORTH_A_THREAD
         slices = np.array_split(np.arange(len(images)), _CORES) if parallel else [np.arange(len(images))]
         work = _POOL.map if parallel else map
-        sizes = [
-            size for part in work(lambda rows: [self._kilobytes(images[row]) for row in rows], slices) for size in part
-        ]
-        return self._sign * np.asarray(sizes, dtype=np.float64)
+        parts = work(lambda rows: [self._kilobytes(images[row]) for row in rows], slices)
+        return self._sign * np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=len(images))
 
     def reward_map(self, images: Images) -> RewardMap:
         """`sign` times the kB of every 8x8 block."""
