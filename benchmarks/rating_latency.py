@@ -1,5 +1,5 @@
 """From a vote to the next pair on screen, in headless Chromium against `make demo`, alone and while a finetune runs.
-`python -m benchmarks.rating_latency [--n 100] [--pause-ms 500] [--json]`.
+`python -m benchmarks.rating_latency [--n 100] [--pause-ms 500] [--json] [--data-dir FOLDER]`.
 
 The page measures itself: from the key's own time stamp (`event.timeStamp`) to a task after the frame that shows the
 next pair was painted. Keys come by the browser's input, with a pause to look, and then without any.
@@ -27,7 +27,8 @@ from playwright.sync_api import Page, expect, sync_playwright
 from tests.e2e.rating import shown
 from tests.e2e.stack import launch
 
-_PATIENCE_S = 600
+_PATIENCE_S = 900
+_EPOCHS = 500
 _KEYS = ("ArrowLeft", "ArrowRight", "ArrowLeft", "ArrowRight", "t")
 Row = dict[str, float | str]
 
@@ -66,25 +67,28 @@ def demo(folder: Path, port: int) -> Iterator[tuple[str, httpx.Client]]:
 
 
 def start_finetune(api: httpx.Client) -> str:
-    """A finetune that outlasts the benchmark, once its first epoch is behind it."""
+    """A finetune that outlasts the benchmark, once it computes."""
     base = api.get("/api/v1/checkpoints").json()["items"][0]["id"]
     spec = {
         "preset": "critters-quick",
         "checkpoint_id": base,
         "reward": {"name": "jpeg_compressibility"},
-        "epochs": 500,
+        "epochs": _EPOCHS,
     }
     job = str(api.post("/api/v1/jobs", json={"kind": "finetune", "spec": spec}).raise_for_status().json()["id"])
     deadline = time.monotonic() + _PATIENCE_S
-    while epochs_of(api, job) < 1:
+    while progress_of(api, job) == 0:
         if time.monotonic() > deadline:
-            raise SystemExit(f"no epoch within {_PATIENCE_S} s: {api.get(f'/api/v1/jobs/{job}').json()}")
+            raise SystemExit(f"no progress within {_PATIENCE_S} s: {api.get(f'/api/v1/jobs/{job}').json()}")
         time.sleep(2)
     return job
 
 
-def epochs_of(api: httpx.Client, job: str) -> int:
-    return len(api.get(f"/api/v1/jobs/{job}/metrics").json().get("epoch", []))
+def progress_of(api: httpx.Client, job: str) -> float:
+    found = api.get(f"/api/v1/jobs/{job}").json()
+    if found["status"] not in ("queued", "running"):
+        raise SystemExit(f"the finetune is {found['status']}: {found['error']}")
+    return float(found["progress"])
 
 
 def rate(page: Page, name: str, n: int, pause_ms: int) -> Row:
@@ -114,10 +118,11 @@ def rate(page: Page, name: str, n: int, pause_ms: int) -> Row:
     }
 
 
-def measure(n: int, pause_ms: int, port: int) -> dict[str, Any]:
+def measure(folder: Path, n: int, pause_ms: int, port: int) -> dict[str, Any]:
     expect.set_options(timeout=60_000)
-    with tempfile.TemporaryDirectory(prefix="tastemaker-latency-") as folder, demo(Path(folder), port) as (login, api):
+    with demo(folder, port) as (login, api):
         campaign = api.get("/api/v1/campaigns").json()["items"][0]["id"]
+        earlier = api.get(f"/api/v1/campaigns/{campaign}/stats").json()["votes"]
         with sync_playwright() as playwright:
             browser = launch(playwright)
             page = browser.new_page(viewport={"width": 1440, "height": 900})
@@ -126,23 +131,22 @@ def measure(n: int, pause_ms: int, port: int) -> dict[str, Any]:
             expect(page.locator("html")).to_have_class(re.compile("scripted"))
             rows = [rate(page, f"nothing else runs, {pause_ms} ms to look", n, pause_ms)]
             job = start_finetune(api)
-            before = epochs_of(api, job)
+            before = progress_of(api, job)
             rows.append(rate(page, f"a finetune runs, {pause_ms} ms to look", n, pause_ms))
             rows.append(rate(page, "a finetune runs, no time to look", n, 0))
-            status = api.get(f"/api/v1/jobs/{job}").json()["status"]
-            if status != "running":
-                raise SystemExit(f"the finetune was {status} before the rating ended")
-            epochs = epochs_of(api, job) - before
+            progressed = progress_of(api, job) - before
+            if progressed <= 0:
+                raise SystemExit("the finetune stood still while pairs were rated")
             version = browser.version
             browser.close()
-        votes = api.get(f"/api/v1/campaigns/{campaign}/stats").json()["votes"]
+        votes = api.get(f"/api/v1/campaigns/{campaign}/stats").json()["votes"] - earlier
         if votes != 3 * n:
             raise SystemExit(f"{3 * n} votes were given, {votes} are stored")
         api.post(f"/api/v1/jobs/{job}/cancel")
     return {
         "rows": rows,
         "votes_stored": votes,
-        "finetune_epochs_meanwhile": epochs,
+        "finetune_epochs_meanwhile": round(progressed * _EPOCHS, 2),
         "cpus": os.cpu_count(),
         "machine": platform.machine(),
         "chromium": version,
@@ -154,9 +158,11 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=100, help="pairs a row")
     parser.add_argument("--pause-ms", type=int, default=500, help="time to look at a pair")
     parser.add_argument("--port", type=int, default=8765)
+    parser.add_argument("--data-dir", type=Path, help="of a demo that is to be used again; a fresh one otherwise")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
-    result = measure(options.n, options.pause_ms, options.port)
+    with tempfile.TemporaryDirectory(prefix="tastemaker-latency-") as fresh:
+        result = measure(options.data_dir or Path(fresh), options.n, options.pause_ms, options.port)
     print(f"{'vote to next pair visible':<44}{'n':>5}{'p50 ms':>9}{'p95 ms':>9}{'max ms':>9}{'load':>7}")
     for row in result["rows"]:
         figures = f"{row['p50_ms']:>9}{row['p95_ms']:>9}{row['max_ms']:>9}{row['load_average']:>7}"

@@ -262,7 +262,7 @@ def main() -> None:
     parser.add_argument("--database", action="append", choices=["sqlite", "postgres"])
     parser.add_argument("--raters", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--think", type=float, default=1.0, help="mean seconds from the images to the vote")
+    parser.add_argument("--think", type=float, default=2.0, help="mean seconds from the images to the vote")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     results = []

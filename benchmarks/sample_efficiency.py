@@ -19,16 +19,25 @@ from worker.ml.rewards import build_reward
 
 COMMON: dict[str, Any] = {
     "steps": 10,
-    "samples_per_epoch": 16,
-    "updates_per_epoch": 2,
+    "samples_per_epoch": 64,
+    "updates_per_epoch": 6,
     "batch_size": 32,
     "timestep_fraction": 0.5,
     "clip_nats": 20.0,
     "adam_eps": 3e-4,
-    "lr": {"peak": 2e-4},
-    "epochs": 4,
+    "lr": {"peak": 7e-5},
+    "epochs": 3,
 }
-TILES: dict[str, Any] = {"credit": "tiles", "shaping": True, "objective": "sf"}
+JPEG: dict[str, Any] = {
+    "objective": "sf",
+    "adam_beta1": 0.0,
+    "adam_eps": 0.1,
+    "max_grad_norm": 0.02,
+    "lr": {"peak": 0.05},
+    "updates_per_epoch": 2,
+}
+WINDOW: dict[str, Any] = {"sde_window": {"start": 0, "length": 8}}
+TILES: dict[str, Any] = {**JPEG, **WINDOW, "credit": "tiles"}
 VARIANTS: Mapping[str, Mapping[str, dict[str, Any]]] = {
     "brightness": {
         "SF": {"objective": "sf"},
@@ -39,19 +48,14 @@ VARIANTS: Mapping[str, Mapping[str, dict[str, Any]]] = {
         "IS, tiles": {"credit": "tiles"},
     },
     "jpeg_compressibility": {
-        "SF": {"objective": "sf", "max_grad_norm": 0.02, "lr": {"peak": 7.5e-5}},
-        "SF, shaping": {"objective": "sf", "shaping": True, "max_grad_norm": 0.02, "lr": {"peak": 7.5e-5}},
-        "SF, shaping, tiles": {
+        "SF, SDE window": {**JPEG, **WINDOW},
+        "SF, SDE window, shaping": {**JPEG, **WINDOW, "shaping": True},
+        "SF, SDE window, tiles": {**TILES, "advantage": {"per_step": True}},
+        "SF, SDE window, tiles, shaping": {**TILES, "shaping": True, "advantage": {"per_step": True}},
+        "SF, SDE window, tiles, shaping, mirror": {
             **TILES,
-            "advantage": {"per_step": True},
-            "max_grad_norm": 0.02,
-            "lr": {"peak": 7.5e-5},
-        },
-        "SF, shaping, tiles, mirrored": {
-            **TILES,
-            "advantage": {"per_step": True, "mirror": 3},
-            "max_grad_norm": 0.02,
-            "lr": {"peak": 7.5e-5},
+            "shaping": True,
+            "advantage": {"per_step": True, "mirror": 1},
         },
     },
 }
@@ -63,7 +67,7 @@ def run(reward: str, variant: str, seed: int, *, n_eval: int) -> Curve:
         **VARIANTS[reward][variant],
         "reward": {"name": reward},
         "seed": seed,
-        "eval": {"every": COMMON["epochs"] // 2, "n": n_eval, "seed": 650},
+        "eval": {"every": COMMON["epochs"], "n": n_eval, "seed": 650},
     }
     spec = make_spec(fields)
     return learn(f"{reward} · {variant} · seed {seed}", spec, build_reward(spec.reward, preference=_none)).curve
@@ -121,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--n-eval", type=int, default=24)
     parser.add_argument("--rewards", nargs="+", default=list(VARIANTS))
+    parser.add_argument("--variants", nargs="+", help="only these; all by default")
     options = parser.parse_args(arguments)
     found: dict[str, dict[str, list[Curve]]] = {}
     path = options.out.with_suffix(".json")
@@ -129,7 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         found = {r: {v: [Curve(**curve) for curve in curves] for v, curves in vs.items()} for r, vs in stored.items()}
     for seed in range(options.seeds):
         for reward in options.rewards:
-            for variant in VARIANTS[reward]:
+            for variant in options.variants or VARIANTS[reward]:
                 curves = found.setdefault(reward, {}).setdefault(variant, [])
                 if len(curves) <= seed:
                     curves.append(run(reward, variant, seed, n_eval=options.n_eval))

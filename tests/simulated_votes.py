@@ -5,8 +5,8 @@ from uuid import UUID
 
 import numpy as np
 
-from app.domain.agreement import Vote
 from app.domain.enums import Choice
+from app.domain.estimates import Vote
 
 GOLD_MARGIN = 2.0
 """Log odds of the better image of a gold pair."""

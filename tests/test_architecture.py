@@ -24,7 +24,19 @@ def web_process() -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "library", ["torch", "diffusers", "transformers", "open_clip", "timm", "worker", "celery", "huggingface_hub"]
+    "library",
+    [
+        "torch",
+        "diffusers",
+        "transformers",
+        "open_clip",
+        "timm",
+        "worker",
+        "celery",
+        "huggingface_hub",
+        "alembic",
+        "numpy",
+    ],
 )
 def test_the_web_process_starts_without(web_process: dict[str, list[str]], library: str) -> None:
     assert library not in web_process["modules"]

@@ -2,45 +2,17 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.enums import Choice
-from app.domain.ratings import Estimate, effective_size, proportion, wilson_interval
+from app.domain.estimates import Estimate, Vote
+from app.domain.ratings import effective_size, proportion, wilson_interval
 
 _RESAMPLES = 1000
 _BINS_AT_ONCE = 2_000_000
-
-
-@dataclass(frozen=True)
-class Vote:
-    """One vote as the statistics see it. `pair` is the same for both ways round; `a_is_left` says which way it was."""
-
-    comparison_id: UUID
-    pair: UUID
-    rater: UUID
-    choice: Choice
-    a_is_left: bool
-    response_ms: int | None = None
-    repeat_of: UUID | None = None
-    left: UUID | None = None
-    right: UUID | None = None
-    is_random: bool = True
-    """Whether the pair was drawn at random; what is said about the campaign counts these alone."""
-    gold: Choice | None = None
-    """The answer that is known, where the pair was shown for it."""
-
-    @property
-    def verdict(self) -> str | None:
-        """The choice free of sides: a, b, tie or both_bad; None for a skip."""
-        if self.choice is Choice.SKIP:
-            return None
-        if self.choice in (Choice.TIE, Choice.BOTH_BAD):
-            return self.choice.value
-        return "a" if (self.choice is Choice.LEFT) == self.a_is_left else "b"
 
 
 def krippendorff_alpha(counts: NDArray[np.int64], *, seed: int = 0) -> Estimate:

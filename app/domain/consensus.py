@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.ratings import Z_95, Estimate, Floats, Ints
+from app.domain.estimates import Z_95, Estimate
+from app.domain.ratings import Floats, Ints
 
 PRIOR_SD = 1.5
 """Standard deviation of the images' log-strengths before any vote. It keeps images with one vote near the middle."""

@@ -50,6 +50,25 @@ class EventKind(StrEnum):
     METRICS = "metrics"  # one row of the per-epoch series: {epoch, reward_mean, ...}
     CHECKPOINT = "checkpoint"  # {checkpoint_id, epoch}
     SAMPLES = "samples"  # {checkpoint_id, sample_ids}
+    ALARM = "alarm"  # {epoch, verdict, message, alarms, last_good_epoch}
+    WORKER = "worker"  # what the job uses of its machine: {cpu_percent, memory_bytes, ...}
+
+
+class Priority(StrEnum):
+    """Which queued job a free worker takes first; within one priority the order of the queue counts."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+    @property
+    def rank(self) -> int:
+        """The number that is stored; higher goes first."""
+        return {Priority.HIGH: 1, Priority.NORMAL: 0, Priority.LOW: -1}[self]
+
+    @classmethod
+    def of_rank(cls, rank: int) -> "Priority":
+        return cls.HIGH if rank > 0 else cls.LOW if rank < 0 else cls.NORMAL
 
 
 class CheckpointKind(StrEnum):

@@ -82,3 +82,10 @@ class JobCancelledError(TastemakerError):
     """Raised inside a running job after it has stored a resumable checkpoint because a cancel was asked for."""
 
     status, title, slug = 409, "Job cancelled", "job-cancelled"
+
+
+class JobPausedError(JobCancelledError):
+    """A running job stopped itself after storing a resumable state: a person should look before it goes on. The message
+    says at what."""
+
+    status, title, slug = 409, "Job paused", "job-paused"

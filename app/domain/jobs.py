@@ -10,6 +10,16 @@ from app.domain.errors import ConflictError
 SUPPORTED_JOB_KINDS = frozenset(JobKind)
 """Kinds that the workers can run; the others are refused when they are submitted."""
 
+
+def served_together(kind: JobKind) -> frozenset[JobKind]:
+    """The kinds whose messages come through the same queue: a worker that gets one of them takes whichever of these
+    jobs is first in line."""
+    return SUPPORTED_JOB_KINDS if kind in SUPPORTED_JOB_KINDS else frozenset({kind})
+
+
+EXTENDABLE_KINDS = frozenset({JobKind.FINETUNE})
+"""Kinds that keep their resumable state when they succeed, so that their budget can be raised afterwards."""
+
 _CANCELLABLE = frozenset({JobStatus.QUEUED, JobStatus.RUNNING})
 _RESTARTABLE = frozenset({JobStatus.FAILED, JobStatus.CANCELLED})
 
@@ -38,3 +48,14 @@ def require_restartable(status: JobStatus) -> None:
     """Resume goes on from the last resumable state (or from the start where none was saved); retry starts over."""
     if status not in _RESTARTABLE:
         raise ConflictError(f"A {status.value} job cannot be started again; only failed and cancelled jobs can.")
+
+
+def require_ended(status: JobStatus, what: str) -> None:
+    """`what` completes the sentence "... once the job has ended"."""
+    if not status.is_final:
+        raise ConflictError(f"A {status.value} job still works: {what} once it has ended (cancel it first).")
+
+
+def require_queued(status: JobStatus) -> None:
+    if status is not JobStatus.QUEUED:
+        raise ConflictError(f"A {status.value} job has no place in the queue; only queued jobs can be moved.")

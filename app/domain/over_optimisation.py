@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from app.domain.ratings import Z_95, Estimate
+from app.domain.estimates import Z_95, Estimate
 from app.domain.tables import Mean, PairedRow
 
 LOST_DIVERSITY_RATIO = 0.8
@@ -50,6 +50,8 @@ class Report:
     """The verdict in words, with the numbers it rests on."""
     alarms: list[str]
     """What speaks against the checkpoint, the gravest first; one clause each."""
+    witnesses: tuple[str, ...] = ()
+    """What each alarm rests on, in their order: `win_rate`, `diversity`, `copies`, `kl`, `held_out:<reward>`."""
 
 
 def judge(evidence: Evidence) -> Report:
@@ -60,42 +62,48 @@ def judge(evidence: Evidence) -> Report:
     people cannot tell the two apart, one alarm is enough for over-optimised; where nobody was asked it takes two, or
     a collapse of diversity.
     """
-    alarms = _alarms(evidence)
+    found = _alarms(evidence)
+    alarms, witnesses = list(found.values()), tuple(found)
     preferred = None if evidence.win_rate is None else _side(evidence.win_rate.interval, 0.5)
     gain = evidence.optimised.difference
     moved = f"{evidence.optimised.task} moved by {gain.mean:+.{gain.decimals}f} (standard error {gain.sem:.2g})"
     if _side(_interval(gain), 0.0) <= 0:
-        return Report(Verdict.NO_GAIN, f"No gain: {moved}.", alarms)
+        return Report(Verdict.NO_GAIN, f"No gain: {moved}.", alarms, witnesses)
     if preferred == -1 or (alarms and preferred != 1 and (preferred == 0 or len(alarms) > 1 or _collapsed(evidence))):
-        return Report(Verdict.OVER_OPTIMISED, f"Over-optimised: {moved}, but {_joined(alarms)}.", alarms)
+        sentence = f"Over-optimised: {moved}, but {_joined(alarms)}."
+        return Report(Verdict.OVER_OPTIMISED, sentence, alarms, witnesses)
     people = {
         1: "and people prefer it",
         0: "and people cannot tell it from the base yet",
         None: "and nothing else fell",
     }
     if alarms:
-        return Report(Verdict.IMPROVED_AT_A_COST, f"Improved at a cost: {moved}, but {_joined(alarms)}.", alarms)
+        sentence = f"Improved at a cost: {moved}, but {_joined(alarms)}."
+        return Report(Verdict.IMPROVED_AT_A_COST, sentence, alarms, witnesses)
     people = {1: "and people prefer it", 0: "but people cannot tell it from the base yet", None: "at no cost seen"}
     return Report(Verdict.IMPROVED, f"Improved: {moved}, {people[preferred]}.", alarms)
 
 
-def _alarms(evidence: Evidence) -> list[str]:
-    alarms = []
+def _alarms(evidence: Evidence) -> dict[str, str]:
+    """Clauses by what they rest on."""
+    alarms: dict[str, str] = {}
     if evidence.win_rate is not None and _side(evidence.win_rate.interval, 0.5) == -1:
-        alarms.append(f"people prefer it to the base in only {evidence.win_rate.value:.0%} of votes")
+        alarms["win_rate"] = f"people prefer it to the base in only {evidence.win_rate.value:.0%} of votes"
     ratio = _diversity_ratio(evidence)
     if ratio is not None and ratio < LOST_DIVERSITY_RATIO:
-        alarms.append(f"diversity fell to {ratio:.0%} of the base's")
+        alarms["diversity"] = f"diversity fell to {ratio:.0%} of the base's"
     if evidence.copies is not None:
         before, after = evidence.copies
         if before.interval is not None and after.interval is not None and after.interval[0] > before.interval[1]:
-            alarms.append(f"near copies rose from {before.value:.0%} to {after.value:.0%} of the samples")
+            alarms["copies"] = f"near copies rose from {before.value:.0%} to {after.value:.0%} of the samples"
     if evidence.kl_nats is not None and evidence.max_kl_nats is not None and evidence.kl_nats > evidence.max_kl_nats:
-        alarms.append(
-            f"the KL to the base is {evidence.kl_nats:.4g} nats, past the budget of {evidence.max_kl_nats:.4g}"
-        )
+        kl, budget = evidence.kl_nats, evidence.max_kl_nats
+        alarms["kl"] = f"the KL to the base is {kl:.4g} nats, past the budget of {budget:.4g}"
     fallen = [row for row in evidence.held_out if _side(_interval(row.difference), 0.0) == -1]
-    return alarms + [f"{row.task} fell by {-row.difference.mean:.{row.difference.decimals}f}" for row in fallen]
+    return alarms | {
+        f"held_out:{row.task}": f"{row.task} fell by {-row.difference.mean:.{row.difference.decimals}f}"
+        for row in fallen
+    }
 
 
 def _diversity_ratio(evidence: Evidence) -> float | None:

@@ -4,16 +4,16 @@ their votes should weigh. Every figure has its interval at 95 %."""
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from uuid import UUID
 
 import numpy as np
 
 from app.domain import consensus
-from app.domain.agreement import Vote, left_share, self_consistency
+from app.domain.agreement import left_share, self_consistency
 from app.domain.consensus import Ballots
 from app.domain.enums import Choice
-from app.domain.ratings import Z_95, Estimate, proportion
+from app.domain.estimates import Z_95, Estimate, RaterHealth, Vote
+from app.domain.ratings import proportion
 
 LEAST_WEIGHT = 0.05
 """No rater is silenced by statistics alone; that is what retracting is for."""
@@ -26,34 +26,6 @@ _GOLD_PRIOR = (9.0, 1.0)
 
 _HURRIED = 0.4
 """A median time below this share of the other raters' is called hurried."""
-
-
-@dataclass(frozen=True)
-class RaterHealth:
-    """One rater's manners.
-
-    `slope` is how strongly the rater follows the others' common taste (1 as raters do on the whole, 0 a coin flip; see
-    `consensus.slopes`), `agreement` how often they sided with the majority of the others on the very same pair,
-    `left_share` is among left and right votes, `self_consistency` over repeats, `gold` the share of gold pairs answered
-    as expected, `speed_ms` the median time. `weight` is what each of their votes counts in the reward model's loss;
-    `concerns` says in words what is wrong beyond doubt.
-    """
-
-    rater: UUID
-    n: int
-    skips: int
-    slope: Estimate
-    agreement: Estimate
-    left_share: Estimate
-    self_consistency: Estimate
-    gold: Estimate
-    speed_ms: Estimate
-    weight: float
-    concerns: tuple[str, ...]
-
-    @property
-    def median_ms(self) -> float | None:
-        return self.speed_ms.value
 
 
 def rater_health(votes: Sequence[Vote]) -> list[RaterHealth]:

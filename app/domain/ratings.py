@@ -6,30 +6,20 @@ Wilson (1927) score interval; Bradley & Terry (1952), fitted by Newton's method.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.estimates import Z_95, Estimate, Verdict
+
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Verdict = Literal["better", "worse", "cannot tell yet"]
 
-Z_95 = 1.959963984540054
 MIN_CLUSTERS = 5
 """With fewer raters than this, how much they differ cannot be estimated, and votes count as independent."""
 
 _NEWTON_STEPS = 50
 _PRIOR_WINS = 0.5
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A value with its 95 % interval. `value` and `interval` are None where there is nothing to estimate from."""
-
-    value: float | None
-    interval: tuple[float, float] | None
-    n: int
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,10 @@ class GuardSpec(Spec):
     min_diversity_ratio: float | None = Field(default=None, gt=0, le=2)
     """Stop when diversity falls below this share of the reference policy's."""
     holdout_rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
-    """Rewards that are measured but not optimised."""
+    """Rewards that are measured but not optimised; one that falls while the reward rises is an alarm."""
+    pause_on_alarm: bool = False
+    """Pause at an alarm (the reward rises while diversity, held-out rewards or human votes fall) for a person to look;
+    otherwise alarms are only marked."""
     max_holdout_drop: float | None = Field(default=None, gt=0, le=100)
     """Stop when a held-out reward's mean on the fixed seeds falls by more than this many of the base's standard
     deviations."""
@@ -177,7 +180,9 @@ class LoraSpec(Spec):
     """Train low-rank adapters instead of the full weights; they are merged into every saved checkpoint."""
 
     rank: int = Field(default=8, ge=1, le=256)
+    """Width of the adapters; more can learn more."""
     alpha: float = Field(default=16.0, gt=0, le=1024)
+    """Strength of the adapters: their output is scaled by alpha / rank."""
 
 
 class FinetuneSpec(Spec):
@@ -189,7 +194,9 @@ class FinetuneSpec(Spec):
     preset: str | None = None
     """A named set of values; fields given beside it win."""
     epochs: int = Field(default=10, ge=1, le=100_000)
+    """Rounds of sampling, rewarding and updating; the budget can be raised later."""
     samples_per_epoch: int = Field(default=64, ge=2, le=100_000)
+    """Samples drawn and rewarded in each epoch; more make the gradient steadier and the epoch longer."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 40
     """Denoising steps of a trajectory."""
     eta: float = Field(default=1.0, gt=0, le=1)
@@ -218,12 +225,17 @@ class FinetuneSpec(Spec):
     shaping: bool = False
     """Potential-based shaping with the reward of x_0_pred along the trajectory."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """AdamW's pull of every weight toward zero."""
     adam_eps: float = Field(default=1e-8, gt=0, le=1)
     """AdamW's epsilon; near the gradient's size it holds back weights whose gradient is mostly noise."""
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    """AdamW's momentum; 0 where the best direction turns from one update to the next."""
     max_grad_norm: float = Field(default=1.0, gt=0, le=1e6)
+    """Longer gradients are scaled down to this norm."""
     ema: float = Field(default=0.0, ge=0, lt=1)
     """Decay of the exponential moving average of the weights; 0 is off."""
     precision: Precision = Precision.FP32
+    """fp32, or bf16 for speed on GPUs that have it; the scheduler's maths stay in fp32."""
     lora: LoraSpec | None = None
     """Train low-rank adapters; empty trains all weights."""
     gradient_checkpointing: bool = False
@@ -263,6 +275,7 @@ class EvaluateSpec(Spec):
     checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
     rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1, max_length=16)]
     n: int = Field(default=1000, ge=2, le=10_000)
+    """How many seeds, from `seed` on."""
     seed: Seed = 650
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
@@ -325,14 +338,19 @@ class PretrainSpec(Spec):
     data: Annotated[DiceBearSource | FolderSource, Field(discriminator="type")] = DiceBearSource()
     name: Name = "pretrained"
     image_size: int = Field(default=64, ge=8, le=512, multiple_of=8)
+    """Edge of the square images in pixels, a multiple of 8."""
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128), min_length=2, max_length=6)
     """U-Net channels a level; attention sits at the deepest level."""
     steps: int = Field(default=2000, ge=1, le=10_000_000)
     """Optimiser updates."""
     batch_size: int = Field(default=32, ge=1, le=4096)
+    """Images an update."""
     lr: float = Field(default=6e-4, gt=0, le=1)
+    """Highest learning rate."""
     warmup: int = Field(default=150, ge=0)
+    """Updates over which the learning rate climbs."""
     ema: float = Field(default=0.998, ge=0, lt=1)
+    """Decay of the exponential moving average of the weights, which is what is stored."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
     flip: bool = True
     """Mirror images at random."""

@@ -14,10 +14,9 @@ import hashlib
 import io
 import json
 import os
-import re
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,18 +24,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from app import __version__
-from app.adapters import checkpoint_store
 from app.adapters.blobs import BlobStore
 from app.db.migrate import known_revisions
 from app.db.queries import portable_rows
 from app.db.queries.blob_refs import BlobReference, BlobRole, blob_references, still_referenced
 from app.db.session import Database
 from app.domain.errors import ConflictError, CorruptDataError, NotFoundError, TastemakerError, UnavailableError
+from app.services.blob_needs import needed_blobs
 
 FORMAT = 1
 _SNAPSHOT_TRIES = 5
 _IN_MEMORY = 4 << 20  # larger blobs pass through a file
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass
@@ -94,53 +92,6 @@ def back_up(database: Database, blobs: BlobStore, target: Path, now: datetime) -
         _add_blobs(archive, blobs, snapshot.references, folder / "blob", done=set(states), report=report)
         _add_json(archive, "end.json", {"rows": snapshot.rows, "sha256": snapshot.hashes, "damaged": report.damaged})
     return report
-
-
-def needed_blobs(
-    blobs: BlobStore, references: Iterable[BlobReference]
-) -> Iterator[tuple[BlobReference, str | TastemakerError]]:
-    """Each reference with the digests it needs, one at a time: its own, and those that a manifest or analysis names.
-
-    In place of what is named in a blob that cannot be read comes the error.
-    """
-    read: set[str] = set()
-    for reference in references:
-        yield reference, reference.digest
-        if reference.role not in _NAMES_OTHERS or reference.digest in read:
-            continue
-        read.add(reference.digest)
-        try:
-            named = _NAMES_OTHERS[reference.role](blobs, reference.digest)
-        except NotFoundError:
-            continue  # the blob itself is reported as missing
-        except (CorruptDataError, ValueError) as error:
-            yield reference, error if isinstance(error, TastemakerError) else CorruptDataError(str(error))
-            continue
-        for digest in named:
-            yield reference, digest
-
-
-def _files(blobs: BlobStore, manifest_sha256: str) -> list[str]:
-    return list(checkpoint_store.manifest_files(blobs, manifest_sha256).values())
-
-
-def _pictures(blobs: BlobStore, analysis_sha256: str) -> list[str]:
-    """Every digest in an analysis: the pictures that it drew, and samples'."""
-    return sorted(set(_digests_in(blobs.get_json(analysis_sha256))))
-
-
-def _digests_in(value: Any) -> Iterator[str]:
-    if isinstance(value, str) and _SHA256.fullmatch(value):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _digests_in(item)
-
-
-_NAMES_OTHERS: dict[BlobRole, Callable[[BlobStore, str], list[str]]] = {
-    BlobRole.MANIFEST: _files,
-    BlobRole.ANALYSIS: _pictures,
-}
 
 
 def describe(reference: BlobReference, problem: TastemakerError) -> str:

@@ -23,7 +23,7 @@ from app.db.session import Database
 from app.domain.errors import ConflictError, NotFoundError, TastemakerError
 from app.services import audit
 from app.services.accounts import Principal
-from app.services.backup import needed_blobs
+from app.services.blob_needs import needed_blobs
 from app.services.checkpoints import CheckpointView, require_checkpoint, views_of
 
 logger = logging.getLogger(__name__)

@@ -12,11 +12,9 @@ from sqlalchemy.orm import Session
 from app.db.queries import campaigns as queries
 from app.db.queries import gallery as gallery_queries
 from app.db.queries.campaigns import VoteRow
-from app.domain import agreement, ratings
 from app.domain.enums import Choice
 from app.domain.errors import NotFoundError
-from app.domain.rater_health import RaterHealth, rater_health
-from app.domain.ratings import Estimate, Verdict
+from app.domain.estimates import Estimate, RaterHealth, Verdict
 from app.services import verdicts
 from app.services.votes import as_vote
 
@@ -122,6 +120,9 @@ class CampaignStats:
 
 def campaign_stats(session: Session, campaign_id: UUID) -> CampaignStats:
     """Raises NotFoundError."""
+    from app.domain import agreement  # these import numpy, which the web process starts without
+    from app.domain.rater_health import rater_health
+
     campaign = queries.get_campaign(session, campaign_id)
     if campaign is None:
         raise NotFoundError("There is no such campaign; GET /campaigns lists them.")
@@ -188,6 +189,8 @@ def _rater(health: RaterHealth, *, retracted: bool) -> RaterView:
 
 def _retracted(stored: Sequence[VoteRow]) -> list[RaterView]:
     """How those stand to the others who do not count any more."""
+    from app.domain.rater_health import rater_health
+
     gone = {row.rater_id for row in stored if row.is_retracted}
     if not gone:
         return []
@@ -236,6 +239,8 @@ def _duels(rows: Sequence[VoteRow], checkpoint_ids: Sequence[UUID]) -> list[_Due
 
 
 def _win_rates(duels: Sequence[_Duel], checkpoint_ids: Sequence[UUID]) -> list[WinRateView]:
+    from app.domain import ratings
+
     by_pair: dict[tuple[int, int], list[_Duel]] = defaultdict(list)
     for duel in duels:
         by_pair[duel.later, duel.earlier].append(duel)
@@ -249,6 +254,8 @@ def _win_rates(duels: Sequence[_Duel], checkpoint_ids: Sequence[UUID]) -> list[W
 
 
 def _ratings(duels: Sequence[_Duel], checkpoint_ids: Sequence[UUID]) -> list[RatingView] | None:
+    from app.domain import ratings
+
     rated = ratings.rate_items(
         len(checkpoint_ids),
         [duel.later for duel in duels],

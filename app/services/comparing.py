@@ -94,9 +94,11 @@ def compare(
     steps, eta, seeds = found
     last = max((panel.epoch or 0 for panel in panels), default=0)
     at = last if epoch is None else max(0, min(epoch, last))
-    samples = _by_seed(queries.samples_of(session, [panel.id for panel in panels], seeds, steps=steps, eta=eta))
+    samples: dict[int, dict[UUID, Sample]] = {}
+    if order is not Order.SEED:
+        samples = _by_seed(queries.samples_of(session, [panel.id for panel in panels], seeds, steps=steps, eta=eta))
     ids = {sample.id for row in samples.values() for sample in row.values()}
-    values = gallery_queries.sample_rewards(session, ids) if order is Order.REWARD or reward else {}
+    values = gallery_queries.sample_rewards(session, ids) if order is Order.REWARD else {}
     known = _rewards_of_two(values, samples) if values else []
     by = reward if reward in known else (known[0] if known else None)
     keys, notes, why_not = _sorted_by(session, blobs, order, by, panels, samples, values)

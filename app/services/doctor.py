@@ -19,7 +19,8 @@ from app.db.queries.blob_refs import BlobReference, BlobRole, blob_references, s
 from app.db.queries.integrity import Broken
 from app.db.session import Database
 from app.domain.errors import CorruptDataError, NotFoundError, TastemakerError
-from app.services.backup import describe, needed_blobs
+from app.services.backup import describe
+from app.services.blob_needs import needed_blobs
 
 _RULES: tuple[tuple[Callable[[Session], Broken], str, str], ...] = (
     (

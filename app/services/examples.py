@@ -27,6 +27,8 @@ class ExampleView:
     id: UUID
     choice: Choice
     note: str
+    width: int
+    """Of its images, in pixels: small ones are enlarged without smoothing."""
 
 
 def list_examples(session: Session, campaign_id: UUID, viewer: Principal) -> list[ExampleView]:
@@ -36,7 +38,7 @@ def list_examples(session: Session, campaign_id: UUID, viewer: Principal) -> lis
         NotFoundError: there is no such campaign, or it is not this person's.
     """
     get_campaign_for(session, campaign_id, viewer)
-    return [ExampleView(row.id, row.choice, row.note) for row in queries.examples(session, campaign_id)]
+    return [_view(row, width) for row, width in queries.examples(session, campaign_id)]
 
 
 def add_example(
@@ -60,7 +62,7 @@ def add_example(
     _require_campaign(session, campaign_id)
     if queries.example_count(session, campaign_id) >= MAX_EXAMPLES:
         raise ConflictError(f"A campaign shows at most {MAX_EXAMPLES} examples; remove one first.")
-    known = queries.existing_samples(session, [left_sample_id, right_sample_id])
+    known = queries.widths_of(session, [left_sample_id, right_sample_id])
     errors = [
         {"field": field, "message": f"There is no sample {id}."}
         for field, id in (("left_sample_id", left_sample_id), ("right_sample_id", right_sample_id))
@@ -81,7 +83,7 @@ def add_example(
     session.add(row)
     session.flush()
     audit.record(session, who.user_id, "campaign.example", campaign_id, now, example=str(row.id))
-    return ExampleView(row.id, row.choice, row.note)
+    return _view(row, known[left_sample_id])
 
 
 def add_example_by_seeds(
@@ -129,6 +131,10 @@ def example_image(
     row = _require(session, campaign_id, example_id)
     sample_id = row.left_sample_id if side == "left" else row.right_sample_id
     return pixels_of(blobs, labeling_queries.sample_sha256(session, sample_id))
+
+
+def _view(row: CampaignExample, width: int) -> ExampleView:
+    return ExampleView(id=row.id, choice=row.choice, note=row.note, width=width)
 
 
 def _require(session: Session, campaign_id: UUID, example_id: UUID) -> CampaignExample:

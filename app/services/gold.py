@@ -12,8 +12,7 @@ from app.db.queries import labeling as labeling_queries
 from app.db.queries import trust as queries
 from app.domain.enums import Strategy
 from app.domain.errors import InvalidSpecError, NotFoundError
-from app.domain.rater_health import beta_interval
-from app.domain.ratings import Estimate
+from app.domain.estimates import Estimate
 from app.services import audit
 from app.services.accounts import Principal
 
@@ -111,6 +110,8 @@ def _twins(first: Sample, second: Sample, reference: UUID) -> bool:
 
 
 def _share(right: int, n: int) -> Estimate:
+    from app.domain.rater_health import beta_interval  # imports numpy
+
     return Estimate(right / n, beta_interval(right + 0.5, n - right + 0.5), n) if n else Estimate(None, None, 0)
 
 

@@ -66,6 +66,14 @@ def check_references(session: Session, settings: Settings, spec: Spec) -> None:
         raise InvalidSpecError(f"The spec refers to what is not there: see {fields}.", problems.errors)
 
 
+def check_checkpoints(session: Session, spec: Spec) -> None:
+    """Look up the checkpoints that `spec` names. Raises InvalidSpecError where one is not there."""
+    problems = _Problems()
+    _check_checkpoints(session, spec, problems)
+    if problems.errors:
+        raise InvalidSpecError("The spec refers to a checkpoint that is not there.", problems.errors)
+
+
 def _check_checkpoints(session: Session, spec: Spec, problems: _Problems) -> None:
     named = list(_named_checkpoints(spec))
     known = gallery.existing_checkpoints(session, [id for _, id in named])

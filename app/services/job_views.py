@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.models import Job, JobEvent
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, Priority
 
 
 class JobLinks(BaseModel):
@@ -34,6 +34,10 @@ class JobView(BaseModel):
     error: str | None
     result: dict[str, Any]
     cancel_requested: bool
+    priority: Priority
+    """Workers take queued jobs of a higher priority first."""
+    paused: bool
+    """Whether it stopped itself at an alarm; `error` says why, and a resume goes on."""
     resumable: bool
     """Whether a resumable state was saved, from which a resume goes on."""
     attempts: int
@@ -41,6 +45,10 @@ class JobView(BaseModel):
     started_at: datetime | None
     finished_at: datetime | None
     links: JobLinks
+    log_begins_after: int = Field(default=0, exclude=True)
+    """Events up to this number belong to a life before the job was started over."""
+    needs_nobody: bool = Field(default=False, exclude=True)
+    """Whether somebody has seen how it ended."""
 
 
 class JobEventView(BaseModel):
@@ -71,11 +79,15 @@ def view_job(row: Job) -> JobView:
         error=row.error,
         result=row.result,
         cancel_requested=row.cancel_requested,
+        priority=Priority.of_rank(row.priority),
+        paused=row.status is JobStatus.CANCELLED and row.error is not None,
         resumable=row.resume_sha256 is not None,
         attempts=row.attempts,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        log_begins_after=row.inputs.get("since_seq", 0),
+        needs_nobody=row.inputs.get("seen_seq", -1) >= row.last_event_seq,
         links=JobLinks(self=path, events=f"{path}/events", metrics=f"{path}/metrics"),
     )
 

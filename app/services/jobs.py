@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -21,10 +21,10 @@ from app.db.queries import trust as trust_queries
 from app.db.queries.keyset import Position, Slice
 from app.db.queries.snapshot import votes_for_snapshot
 from app.db.session import run_after_commit
-from app.domain.enums import Choice, EventKind, JobKind, JobStatus
+from app.domain.curves import averaged_down
+from app.domain.enums import Choice, EventKind, JobKind, JobStatus, Priority
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
-from app.domain.rater_health import rater_weights
 from app.domain.specs import (
     AnalyzeSpec,
     EvaluateSpec,
@@ -43,6 +43,7 @@ from app.services.job_views import JobEventView, JobView, view_event, view_job
 from app.services.votes import as_vote
 
 _MAX_NAME = 120
+_EPOCHS_A_POINT = 3  # of a downsampled curve, at most: reading ten thousand rows takes seconds
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,14 @@ class Submission:
     now: datetime
 
 
-def submit(to: Submission, kind: JobKind, payload: Mapping[str, Any], *, name: str | None = None) -> JobView:
+def submit(
+    to: Submission,
+    kind: JobKind,
+    payload: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    priority: Priority = Priority.NORMAL,
+) -> JobView:
     """Validate, store, and hand the job to the workers once the transaction has committed.
 
     A broker that is away loses nothing: the job waits in the database, and a worker's reaper sends it later.
@@ -78,6 +86,7 @@ def submit(to: Submission, kind: JobKind, payload: Mapping[str, Any], *, name: s
         progress=0.0,
         stage="",
         result={},
+        priority=priority.rank,
         attempts=0,
         attempts_without_progress=0,
         cancel_requested=False,
@@ -129,7 +138,7 @@ def cancel(session: Session, who: Principal, job_id: UUID, now: datetime) -> Job
         NotFoundError: there is no such job.
         ConflictError: it has ended already.
     """
-    job = _lock(session, job_id)
+    job = lock_job(session, job_id)
     require_cancellable(job.status)
     audit.record(session, who.user_id, "job.cancel", job_id, now)
     if job.status is JobStatus.QUEUED:
@@ -149,13 +158,13 @@ def resume(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now:
         ConflictError: it is queued, running or has succeeded.
     """
     audit.record(session, who.user_id, "job.resume", job_id, now)
-    return _queue_again(session, queue, job_id, now, from_start=False)
+    return queue_again(session, queue, job_id, now, from_start=False)
 
 
 def retry(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now: datetime) -> JobView:
     """Queue a failed or cancelled job again, from the start. Its log goes on where it was. Raises as `resume` does."""
     audit.record(session, who.user_id, "job.retry", job_id, now)
-    return _queue_again(session, queue, job_id, now, from_start=True)
+    return queue_again(session, queue, job_id, now, from_start=True)
 
 
 def list_events(session: Session, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[JobEventView]:
@@ -182,24 +191,46 @@ def follow(session: Session, job_id: UUID, *, after: int, limit: int = 500) -> t
     return [view_event(row) for row in rows], status.is_final and len(rows) < limit
 
 
-def metrics(session: Session, job_id: UUID) -> dict[str, list[Any]]:
+def newest_state(session: Session, job_ids: Collection[UUID]) -> dict[UUID, tuple[int, bool]]:
+    """The number of each job's last event, and whether the job has ended; unknown jobs are left out."""
+    found = queries.newest_state(session, job_ids)
+    return {id: (seq, status.is_final) for id, (seq, status) in found.items()}
+
+
+def metrics(session: Session, job_id: UUID, *, points: int | None = None) -> dict[str, list[Any]]:
     """The per-epoch series as columns of equal length; a value that an epoch did not report is null.
 
-    An epoch that was repeated after a resume counts as it was last reported.
+    An epoch that was repeated after a resume counts as it was last reported; what was reported before a job was
+    started over does not count. With `points`, longer series are averaged down to so many, very long
+    ones from a few evenly spread epochs a point.
 
     Raises:
         NotFoundError: there is no such job.
     """
-    if queries.status_of(session, job_id) is None:
+    job = session.get(Job, job_id)
+    if job is None:
         raise _unknown(job_id)
-    rows = {row.get("epoch"): row for row in queries.metrics(session, job_id)}
+    most = None if points is None else _EPOCHS_A_POINT * points
+    found = queries.metrics(session, job_id, after=job.inputs.get("since_seq", 0), most=most)
+    rows = {row.get("epoch"): row for row in found}
     names = dict.fromkeys(["epoch", *(name for row in rows.values() for name in row)])
-    return {name: [row.get(name) for row in rows.values()] for name in names}
+    columns = {name: [row.get(name) for row in rows.values()] for name in names}
+    return columns if points is None else averaged_down(columns, points)
 
 
-def _queue_again(session: Session, queue: JobQueue, job_id: UUID, now: datetime, *, from_start: bool) -> JobView:
-    job = _lock(session, job_id)
-    require_restartable(job.status)
+def queue_again(
+    session: Session,
+    queue: JobQueue,
+    job_id: UUID,
+    now: datetime,
+    *,
+    from_start: bool,
+    even_if_succeeded: bool = False,
+) -> JobView:
+    """Queue an ended job again. Raises as `resume` does; a job with a raised budget may also have succeeded."""
+    job = lock_job(session, job_id)
+    if not (even_if_succeeded and job.status is JobStatus.SUCCEEDED):
+        require_restartable(job.status)
     job.status = JobStatus.QUEUED
     job.cancel_requested = False
     job.attempts_without_progress = 0
@@ -211,6 +242,7 @@ def _queue_again(session: Session, queue: JobQueue, job_id: UUID, now: datetime,
         job.progress = 0.0
         job.stage = ""
         job.result = {}
+        job.inputs = job.inputs | {"since_seq": job.last_event_seq}  # curves and alarms begin anew
     session.flush()
     _announce_queued(session, queue, job, now)
     return view_job(job)
@@ -233,6 +265,8 @@ def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:
     weights: dict[UUID, float] = {}
     if spec.weigh_raters:
         rows = campaign_queries.votes(to.session, spec.campaign_id)
+        from app.domain.rater_health import rater_weights  # imports numpy
+
         weights = rater_weights([as_vote(row) for row in rows if not row.is_retracted])
     for vote in votes:
         vote["weight"] = round(weights.get(UUID(vote["rater"]), 1.0), 6)
@@ -273,7 +307,8 @@ def _checkpoint_name(session: Session, checkpoint_id: UUID) -> str:
     return session.get_one(Checkpoint, checkpoint_id).name
 
 
-def _lock(session: Session, job_id: UUID) -> Job:
+def lock_job(session: Session, job_id: UUID) -> Job:
+    """The job, kept from changing until the transaction ends. Raises NotFoundError."""
     job = queries.locked_job(session, job_id)
     if job is None:
         raise _unknown(job_id)

@@ -16,8 +16,8 @@ from app.db.models import Checkpoint, Job
 from app.db.queries import analyses as queries
 from app.db.queries import pages as page_queries
 from app.domain.errors import ConflictError
+from app.domain.estimates import Estimate
 from app.domain.over_optimisation import Evidence, Verdict, judge
-from app.domain.ratings import Estimate
 from app.domain.rewards import BUILT_IN_REWARDS, PREFERENCE
 from app.domain.specs import FinetuneSpec, RewardTerm
 from app.domain.tables import PairedRow, compare_on_paired_seeds

@@ -13,7 +13,7 @@ from app.db.queries import campaigns as campaign_queries
 from app.db.queries import labeling as queries
 from app.db.queries import learning as learning_queries
 from app.db.queries.labeling import Place
-from app.domain import pairing, uncertainty
+from app.domain import pairing
 from app.domain.enums import Strategy
 
 _SCAN_LIMIT = 5000
@@ -121,6 +121,8 @@ class PairSource:
 
     def _most_telling(self) -> list[Candidate]:
         """Of some random pairs of the samples that the reward model knows, the one whose answer would teach it most."""
+        from app.domain import uncertainty  # imports numpy
+
         n = self._n_sketches
         drawn = [pairing.draw_distinct(n, self._rng) for _ in range(pairing.UNCERTAINTY_CANDIDATES)]
         known = learning_queries.sketches_at(

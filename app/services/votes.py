@@ -1,8 +1,8 @@
 """Votes as the statistics see them, free of sides and of the database."""
 
 from app.db.queries.campaigns import VoteRow
-from app.domain.agreement import Vote
 from app.domain.enums import Choice
+from app.domain.estimates import Vote
 
 
 def as_vote(row: VoteRow) -> Vote:

@@ -134,6 +134,29 @@ def read_form(kind: JobKind, form: FormData) -> tuple[dict[str, Any], dict[str, 
     return payload, values
 
 
+def values_of(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """What a form shows for a whole stored spec: every field, whether it is the default or not."""
+    values: dict[str, Any] = {}
+    for name, value in spec.items():
+        _spread(values, name, value)
+    return values
+
+
+def _spread(values: dict[str, Any], path: str, value: Any) -> None:
+    if isinstance(value, Mapping):
+        values[f"{path}.on"] = True
+        for name, part in value.items():
+            # a variant's fields lie under its tag (`data.dicebear.style`)
+            tag = value.get("type")
+            _spread(values, f"{path}.{tag}.{name}" if tag and name != "type" else f"{path}.{name}", part)
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping) and "weight" in value[0]:
+        values[path] = _reward_keys([{**term, "params": {}} for term in value])
+        keyed = zip(values[path], value, strict=True)
+        values[f"{path}.weights"] = {key: str(term["weight"]) for key, term in keyed}
+    else:
+        values[path] = value
+
+
 class _Builder:
     def __init__(
         self,

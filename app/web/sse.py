@@ -20,6 +20,7 @@ from app.web.deps import identify
 from app.web.state import AppState
 
 _RECONNECT_MS = 2000
+_ASK_AGAIN_SECONDS = 5.0  # how long an idle stream may go on without asking whether its caller may still see it
 
 
 async def stream_events(request: Request, state: AppState, job_id: UUID, *, after: int) -> Response:
@@ -41,25 +42,30 @@ async def stream_events(request: Request, state: AppState, job_id: UUID, *, afte
 
 
 async def _follow(request: Request, state: AppState, job_id: UUID, after: int) -> AsyncIterator[str]:
-    streams = state.event_streams
+    streams, pulse = state.event_streams, state.job_pulse
     try:
         yield f"retry: {_RECONNECT_MS}\n\n"
-        last_sent = time.monotonic()
-        while not streams.closing:
-            try:
-                events, is_over = await run_in_threadpool(_read, request, state, job_id, after)
-            except TastemakerError:  # the caller may no longer see this; the reconnect is told why
-                return
-            for event in events:
-                yield _spell(event)
-                after, last_sent = event.seq, time.monotonic()
-            if is_over:
-                return
-            if time.monotonic() - last_sent >= streams.heartbeat_seconds:
-                yield ": still here\n\n"
-                last_sent = time.monotonic()
-            if not events:
-                await anyio.sleep(streams.poll_seconds)
+        last_sent = last_read = time.monotonic()
+        with pulse.following(job_id):
+            while not streams.closing:
+                try:
+                    events, is_over = await run_in_threadpool(_read, request, state, job_id, after)
+                except TastemakerError:  # the caller may no longer see this; the reconnect is told why
+                    return
+                last_read = time.monotonic()
+                for event in events:
+                    yield _spell(event)
+                    after, last_sent = event.seq, last_read
+                if is_over:
+                    return
+                while not events and not streams.closing:
+                    if time.monotonic() - last_sent >= streams.heartbeat_seconds:
+                        yield ": still here\n\n"
+                        last_sent = time.monotonic()
+                    await anyio.sleep(streams.poll_seconds)
+                    is_due = time.monotonic() - last_read >= _ASK_AGAIN_SECONDS
+                    if is_due or await pulse.has_news(job_id, after, max_age=streams.poll_seconds):
+                        break
     finally:
         streams.release()
 

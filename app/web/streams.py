@@ -1,19 +1,58 @@
 """Bounds the open event streams of this web process, and ends them when it shuts down."""
 
+import math
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
+from uuid import UUID
+
+import anyio
+from starlette.concurrency import run_in_threadpool
 
 from app.domain.errors import RateLimitedError
+
+
+class JobPulse:
+    """One look at all followed jobs, shared by their streams: a hundred idle streams cost one small query a round."""
+
+    def __init__(self, read: Callable[[frozenset[UUID]], Mapping[UUID, tuple[int, bool]]]) -> None:
+        self._read = read
+        self._lock = anyio.Lock()
+        self._followed: Counter[UUID] = Counter()
+        self._seen: Mapping[UUID, tuple[int, bool]] = {}
+        self._read_at = -math.inf
+
+    @contextmanager
+    def following(self, job_id: UUID) -> Iterator[None]:
+        """Look at this job too while the block runs."""
+        self._followed[job_id] += 1
+        self._read_at = -math.inf  # what was seen before does not hold this job
+        try:
+            yield
+        finally:
+            self._followed[job_id] -= 1
+            if not self._followed[job_id]:
+                del self._followed[job_id]
+
+    async def has_news(self, job_id: UUID, after: int, *, max_age: float) -> bool:
+        """Whether the job's log goes beyond `after`, its job has ended or is gone, as of `max_age` seconds ago."""
+        async with self._lock:
+            if time.monotonic() - self._read_at >= max_age:
+                self._read_at = time.monotonic()
+                self._seen = await run_in_threadpool(self._read, frozenset(self._followed))
+        last_seq, has_ended = self._seen.get(job_id, (0, True))
+        return has_ended or last_seq > after
 
 
 class EventStreams:
     """Counts open streams. `closing` becomes true once the process has been told to stop: a server waits for open
     responses before it shuts down, so streams must end on their own."""
 
-    def __init__(self, limit: int, *, poll_seconds: float = 1.0, heartbeat_seconds: float = 15.0) -> None:
+    def __init__(self, limit: int, *, poll_seconds: float = 0.5, heartbeat_seconds: float = 15.0) -> None:
         self.poll_seconds = poll_seconds
         self.heartbeat_seconds = heartbeat_seconds
         self.closing = False

@@ -86,6 +86,11 @@ def data_size(n_bytes: int | None) -> str:
     return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.3g} {unit}"
 
 
+def gib(n_bytes: float) -> str:
+    """Bytes in MiB, or in GiB from one on."""
+    return f"{n_bytes / 2**20:.0f} MiB" if n_bytes < 2**30 else f"{n_bytes / 2**30:.1f} GiB"
+
+
 def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
@@ -118,6 +123,7 @@ templates.env.filters |= {
     "figure": figure,
     "data_size": data_size,
     "percent": percent,
+    "gib": gib,
     "with_error": with_error,
     "markdown": markdown,
     "checkpoint_colour": checkpoint_colour,

@@ -39,6 +39,7 @@ def pages_of_world(world: object) -> dict[str, str]:
         "new-finetune": "/jobs/new/finetune?preset=critters-quick",
         "new-evaluate": "/jobs/new/evaluate",
         "new-pretrain": "/jobs/new/pretrain",
+        "new-push": f"/jobs/new/push?checkpoint_id={get('tuned')}",
         "checkpoints": "/checkpoints",
         "checkpoint": f"/checkpoints/{get('tuned')}",
         "checkpoint-base": f"/checkpoints/{get('base')}",

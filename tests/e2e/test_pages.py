@@ -123,7 +123,7 @@ def test_a_blind_test_puts_the_parent_first(open_page: OpenPage, site: Site) -> 
 def test_a_running_job_is_followed_live_to_its_end(open_page: OpenPage, site: Site) -> None:
     page = open_page()
     page.goto(f"{site.url}/jobs/{site.world.running}")
-    expect(page.locator(".chart")).to_have_count(6)
+    expect(page.locator(".chart:visible")).to_have_count(9)
     with site.database.writer() as session:
         job_id, now = site.world.running, SystemClock().now()
         job_queries.set_progress(session, job_id, progress=0.7, stage="Epoch 7: updating", eta_seconds=90.0)

@@ -392,6 +392,10 @@ class _Builder:
             "epoch": epoch, "reward_mean": mean, "reward_std": spread, "reward_quantiles": quantiles,
             "eval_reward_mean": mean + 0.05, "kl_nats": 0.9 * epoch**1.5, "clip_fraction": 0.04 + 0.01 * epoch,
             "grad_norm": 0.8 + self.rng.random() / 4, "lr": 2e-4, "diversity": 11.5 - 0.3 * epoch,
+            "timesteps": list(range(976, 496, -40)), "seconds_rollout": 6.0, "seconds_update": 5.0,
+            "clip_fraction_t": [0.02 + 0.004 * step for step in range(12)],
+            "log_ratio_t": [0.3 * math.sin(step) for step in range(12)],
+            "grad_norm_t": [0.4 + 0.02 * step + self.rng.random() / 20 for step in range(12)],
         }  # fmt: skip
         self._event(job, EventKind.METRICS, row)
         self._event(
@@ -425,7 +429,16 @@ class _Builder:
             self.session.add_all(
                 SampleReward(sample_id=sample.id, name=name, value=mean + self.rng.gauss(0, 0.7)) for sample in samples
             )
+        self._event(
+            job, EventKind.ALARM, {
+                "epoch": 5, "verdict": "improved at a cost", "last_good_epoch": 4, "witnesses": ["diversity"],
+                "alarms": ["diversity fell to 78% of the base's"],
+                "message": "Improved at a cost: the learned reward moved by +1.31 (standard error 0.21), but diversity "
+                "fell to 78% of the base's.",
+            },
+        )  # fmt: skip
         job.result = {"checkpoint_id": str(row.id), "epochs": _EPOCHS, "stopped_by": None}
+        job.resume_sha256 = row.manifest_sha256
         return job, row
 
     def _running_finetune(self, base: Checkpoint) -> Job:
@@ -438,6 +451,12 @@ class _Builder:
         )  # fmt: skip
         for epoch in range(1, 5):
             self._epoch(job, epoch)
+        usage = {
+            "cpu_percent": 187.0, "cores": 2, "memory_bytes": 912_000_000, "peak_memory_bytes": 1_130_000_000,
+            "machine_memory_bytes": 3_400_000_000, "machine_memory_total_bytes": 8_200_000_000,
+        }  # fmt: skip
+        self._event(job, EventKind.WORKER, usage)
+        job.worker = "worker-1:4711"
         return job
 
     def _reward_model(self, campaign: Campaign) -> RewardModel:

@@ -19,7 +19,8 @@ from app.db.models import Job
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import JobStatus
-from app.domain.errors import JobCancelledError, TastemakerError
+from app.domain.errors import JobCancelledError, JobPausedError, TastemakerError
+from app.domain.jobs import EXTENDABLE_KINDS
 from app.logs import configure_logging, job_id
 from worker.jobs.context import JobContext
 from worker.jobs.fence import Fence, LostClaimError
@@ -82,8 +83,12 @@ def _run_handler(runtime: Runtime, fence: Fence, job: Job) -> tuple[JobStatus, s
         with fence.transaction() as session:
             result = record(session)
             state = session.get_one(Job, job.id).resume_sha256
-            queries.finish(session, job.id, JobStatus.SUCCEEDED, clock.now(), result=result)
-        delete_state(runtime.database, runtime.blobs, state)
+            keep_state = job.kind in EXTENDABLE_KINDS
+            queries.finish(session, job.id, JobStatus.SUCCEEDED, clock.now(), result=result, keep_state=keep_state)
+        if not keep_state:
+            delete_state(runtime.database, runtime.blobs, state)
+    except JobPausedError as paused:
+        return JobStatus.CANCELLED, paused.detail
     except JobCancelledError as cancelled:
         context.monitor.log(cancelled.detail)
         return JobStatus.CANCELLED, None

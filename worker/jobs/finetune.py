@@ -1,7 +1,8 @@
 """Handler of `finetune`: DDPO, with a checkpoint and its evaluation samples at every evaluated epoch."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,13 +18,14 @@ from app.db.queries import checkpoints as queries
 from app.db.queries.jobs import Claim
 from app.db.queries.samples import Recipe
 from app.domain.enums import CheckpointKind, EventKind
-from app.domain.errors import JobError
+from app.domain.errors import JobCancelledError, JobError, JobPausedError
 from app.domain.specs import FinetuneSpec
+from worker.jobs.alarms import AlarmWatch
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import load_checkpoint, open_policy, put_images, record_samples
 from worker.jobs.ranks import Seat, joined, seated
 from worker.jobs.resume import load_state, save_state, state_file, work_folder
-from worker.jobs.rewards import mean_and_error, record_evaluation, reward_of, rewards_by_key
+from worker.jobs.rewards import record_evaluation, reward_of, rewards_by_key
 from worker.ml.ddpo import finetune
 from worker.ml.diversity import vendi_score
 from worker.ml.encoders import load_encoder
@@ -38,10 +40,13 @@ def run(context: JobContext) -> Record:
     base = load_checkpoint(context, spec.checkpoint_id)
     context.monitor.progress(context.job.progress, stage=f"Loading {base.name}")
     diversity = _vendi_score(context)
-    recorder = _Recorder(context, spec, base, diversity)
+    recorder = _Recorder(context, spec, base)
     with work_folder(context) as folder:
         policy, resume_from = open_policy(context, base), load_state(context, folder)
-        with joined(context, folder, module=__name__, function=run_rank.__name__) as ranks:
+        with (
+            _paused_where_asked(recorder),
+            joined(context, folder, module=__name__, function=run_rank.__name__) as ranks,
+        ):
             outcome = finetune(
                 policy,
                 spec,
@@ -111,18 +116,33 @@ class _NoSink:
         """Never called."""
 
 
+@contextmanager
+def _paused_where_asked(recorder: "_Recorder") -> Iterator[None]:
+    """A stop that the run's own alarm asked for is a pause, and says why."""
+    try:
+        yield
+    except JobCancelledError as cancelled:
+        if recorder.pause_reason is None:
+            raise
+        raise JobPausedError(recorder.pause_reason) from cancelled
+
+
 class _Recorder:
     """The run's sink and its monitor: both, since an epoch's checkpoint gets its KL and diversity from the metrics."""
 
-    def __init__(self, context: JobContext, spec: FinetuneSpec, base: Checkpoint, diversity: _Diversity) -> None:
+    def __init__(self, context: JobContext, spec: FinetuneSpec, base: Checkpoint) -> None:
         self.progress = context.monitor.progress
         self.log = context.monitor.log
-        self.should_stop = context.monitor.should_stop
+        self.pause_reason: str | None = None
+        """Why the run should stop before its next epoch: an alarm, where the spec asks for a pause."""
+        self._watch = AlarmWatch(context, spec, base)
         self._context = context
         self._spec = spec
         self._base = base
-        self._diversity = diversity
         self._rewards = rewards_by_key(context, (*spec.reward, *spec.guard.holdout_rewards))
+
+    def should_stop(self) -> bool:
+        return self._context.monitor.should_stop() or self.pause_reason is not None
 
     def metrics(self, row: Mapping[str, Metric]) -> None:
         self._context.monitor.metrics(row)
@@ -133,6 +153,12 @@ class _Recorder:
             if checkpoint is not None:
                 checkpoint.kl_nats = _number(row.get("eval_kl_nats"))
                 checkpoint.diversity = _number(row.get("diversity"))
+        alarm = self._watch.reported(epoch, row)
+        if alarm is not None and self._spec.guard.pause_on_alarm and epoch < self._spec.epochs:
+            self.pause_reason = (
+                f"Paused by an alarm at epoch {epoch} of {self._spec.epochs}. {alarm} Go on, or return to an epoch "
+                "before it."
+            )
 
     def save_state(self, epoch: int, path: Path) -> None:
         save_state(self._context, path)
@@ -150,10 +176,7 @@ class _Recorder:
         manifest_sha256 = self._base.manifest_sha256 if epoch == 0 else self._store(policy)
         drawn = put_images(context.blobs, seeds, images)
         values = {name: reward(images) for name, reward in self._rewards.items()}
-        if epoch == 0:
-            mean, sem, _ = mean_and_error(rewards)
-            base = {"diversity": self._diversity(images)}  # what every epoch's is a share of
-            context.monitor.metrics({"epoch": 0, "eval_reward_mean": mean, "eval_reward_sem": sem, **base})
+        self._watch.evaluated(epoch, seeds, values)
         with context.fence.transaction() as session:
             checkpoint = self._base if epoch == 0 else self._checkpoint(session, epoch, manifest_sha256)
             recipe = Recipe(checkpoint.id, self._spec.steps, self._spec.eta)

@@ -42,6 +42,12 @@ class ChildProcess:
         self._process: ForkServerProcess = _context.Process(target=_call, args=(module, function, *arguments))
         self._process.start()
 
+    @property
+    def pid(self) -> int:
+        pid = self._process.pid
+        assert pid is not None
+        return pid
+
     def wait(self, seconds: float) -> int | None:
         """The exit code, negative for a signal; None if it still runs after `seconds`."""
         self._process.join(seconds)
@@ -49,10 +55,8 @@ class ChildProcess:
 
     def end(self) -> None:
         """Kill the child and whatever it has started."""
-        pid = self._process.pid
-        assert pid is not None
         with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.kill()  # it may not have made its group yet
         self._process.join()
 

@@ -9,11 +9,13 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
-from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS
+from app.domain.enums import EventKind
+from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS, served_together
 from app.logs import working_for_job
 from worker.jobs.processes import ChildProcess, wait_for_server
 from worker.jobs.recovery import recover
 from worker.jobs.runtime import Runtime
+from worker.jobs.usage import UsageMeter
 
 logger = logging.getLogger(__name__)
 
@@ -21,18 +23,30 @@ _LEAVE_SECONDS = 10.0  # how long a child that holds its job no more may take to
 
 
 def run_job(runtime: Runtime, job_id: UUID) -> None:
-    """Run a queued job to its end. A job that is not queued (a message that came twice) is left alone."""
-    with working_for_job(job_id):
-        _run(runtime, job_id)
+    """Run one queued job to its end: the one that is first in line, which need not be the one that the message names.
 
-
-def _run(runtime: Runtime, job_id: UUID) -> None:
+    Every queued job has a message, so one message is one turn. A turn that finds no queued job (a message that came
+    twice, a job that was cancelled meanwhile) does nothing.
+    """
     wait_for_server()  # before the claim: from then on there must be heartbeats
-    with runtime.database.writer() as session:
-        claim = queries.claim(session, job_id, worker=runtime.name, now=runtime.clock.now())
+    claim = _take_turn(runtime, job_id)
     if claim is None:
-        logger.info("job %s is not queued; nothing to do", job_id)
+        logger.info("job %s is not queued, and no other is; nothing to do", job_id)
         return
+    with working_for_job(claim.job_id):
+        _run(runtime, claim)
+
+
+def _take_turn(runtime: Runtime, job_id: UUID) -> Claim | None:
+    with runtime.database.writer() as session:
+        kind = queries.kind_of(session, job_id)
+        if kind is None:
+            return None
+        return queries.claim_first(session, served_together(kind), worker=runtime.name, now=runtime.clock.now())
+
+
+def _run(runtime: Runtime, claim: Claim) -> None:
+    job_id = claim.job_id
     logger.info("job %s: attempt %d begins", job_id, claim.attempt)
     exit_code = _supervise(runtime, claim)
     logger.info("job %s: attempt %d ended with exit code %s", job_id, claim.attempt, exit_code)
@@ -49,6 +63,7 @@ def _run(runtime: Runtime, job_id: UUID) -> None:
 def _supervise(runtime: Runtime, claim: Claim) -> int:
     """Vouch for the child until it ends. Returns its exit code, negative for a signal."""
     child = ChildProcess("worker.jobs.child", "main", claim)
+    meter = UsageMeter(child.pid)
     give_up_at: float | None = None
     try:
         while (exit_code := child.wait(HEARTBEAT_SECONDS)) is None:
@@ -57,7 +72,10 @@ def _supervise(runtime: Runtime, claim: Claim) -> int:
                 continue
             try:
                 with runtime.database.writer() as session:
-                    cancel_requested = queries.heartbeat(session, claim, runtime.clock.now())
+                    now = runtime.clock.now()
+                    cancel_requested = queries.heartbeat(session, claim, now)
+                    if cancel_requested is not None and (usage := meter.reading()) is not None:
+                        queries.append_event(session, claim.job_id, EventKind.WORKER, usage, now)
             except SQLAlchemyError:  # if this lasts, the reaper takes the job away and the fence does the rest
                 logger.exception("job %s: no heartbeat, the database does not answer", claim.job_id)
                 continue

@@ -155,7 +155,8 @@ class _Run:
     def execute(self, resume_from: Path | None) -> Outcome:
         finished = -1 if resume_from is None else self._restore(resume_from)
         if finished < 0:
-            self._evaluate(0)
+            base, _ = self._evaluate(0)
+            self.monitor.metrics({"epoch": 0, **base})
             self._save(0)
             finished = 0
         for epoch in range(finished + 1, self.spec.epochs + 1):
@@ -436,8 +437,10 @@ def _histogram(rewards: Float[np.ndarray, " n"]) -> list[int]:
 
 
 def _same_spec(stored: dict[str, Any], spec: FinetuneSpec) -> bool:
-    """Whether a stored spec means the same run; fields that are younger than it count as left at their defaults."""
+    """Whether a stored spec means the same run; fields that are younger than it count as left at their defaults. A run
+    may go on with a larger budget of epochs and with other guards."""
+    free = {"epochs", "guard"}
     try:
-        return FinetuneSpec.model_validate(stored) == spec
+        return FinetuneSpec.model_validate(stored).model_dump(exclude=free) == spec.model_dump(exclude=free)
     except ValidationError:
         return False

@@ -58,6 +58,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.parameters.values(),
             lr=spec.lr.peak,
+            betas=(spec.adam_beta1, 0.999),
             eps=spec.adam_eps,
             weight_decay=spec.weight_decay,
             fused=True,

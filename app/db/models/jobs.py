@@ -1,19 +1,29 @@
 """Queued work and what it reported. The database is the truth; the broker only carries ids."""
 
+import time
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, IdMixin, enum_type
 from app.domain.enums import EventKind, JobKind, JobStatus
 
 
+def _end_of_queue() -> int:
+    """Behind every job that was queued before: microseconds since 1970. Moving a job exchanges positions."""
+    return time.time_ns() // 1000
+
+
 class Job(IdMixin, Base):
     __tablename__ = "job"
-    __table_args__ = (Index(None, "created_at", "id"), Index(None, "status", "created_at"))
+    __table_args__ = (
+        Index(None, "created_at", "id"),
+        Index(None, "status", "created_at"),
+        Index(None, "status", "priority", "queue_position"),
+    )
 
     kind: Mapped[JobKind] = mapped_column(enum_type(JobKind))
     name: Mapped[str] = mapped_column(String(120))
@@ -26,6 +36,10 @@ class Job(IdMixin, Base):
     eta_seconds: Mapped[float | None]
     error: Mapped[str | None] = mapped_column(Text)
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    priority: Mapped[int] = mapped_column(default=0)
+    """Jobs of a higher priority are claimed first; see `Priority`."""
+    queue_position: Mapped[int] = mapped_column(BigInteger, default=_end_of_queue)
+    """Order among queued jobs of one priority: the smallest is claimed first."""
     attempts: Mapped[int] = mapped_column(default=0)
     """How often a worker has claimed this job; also the fence that keeps a lost worker from writing."""
     attempts_without_progress: Mapped[int] = mapped_column(default=0)
@@ -46,6 +60,7 @@ class JobEvent(Base):
     """Append-only log of a job, numbered from 1 without gaps; event streams replay it from any `seq`."""
 
     __tablename__ = "job_event"
+    __table_args__ = (Index(None, "job_id", "kind", "seq"),)
 
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True)

@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -22,9 +23,11 @@ def in_chunks(items: Iterable[T]) -> Iterator[list[T]]:
 
 
 def insert_or_ignore(session: Session, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert `rows`, leaving alone those whose key exists already."""
-    for chunk in in_chunks(rows):
-        session.execute(_insert(session, table).values([dict(row) for row in chunk]).on_conflict_do_nothing())
+    """Insert `rows`, all of the same columns, leaving alone those whose key exists already."""
+    if rows:  # as parameters of one statement, which is compiled once; a list of values would be compiled each time
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        session.flush()  # what the rows refer to may be pending
+        session.execute(insert(cast(Table, table.__table__)).on_conflict_do_nothing(), [dict(row) for row in rows])
 
 
 def insert_or_update(

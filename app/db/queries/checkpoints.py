@@ -1,13 +1,15 @@
 """SQL of checkpoints and what was measured on them."""
 
 from collections.abc import Mapping
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.models import Checkpoint, Measurement
+from app.db.models import Checkpoint, JobEvent, Measurement
 from app.db.queries.bulk import insert_or_update
+from app.domain.enums import EventKind
 
 
 def get_checkpoint(session: Session, checkpoint_id: UUID) -> Checkpoint | None:
@@ -28,3 +30,23 @@ def record_measurements(
         for name, (mean, sem, n) in measured.items()
     ]
     insert_or_update(session, Measurement, rows, unless_smaller="n")
+
+
+def epochs_by_checkpoint(session: Session, job_id: UUID) -> dict[UUID, int]:
+    """The saved epochs of a job, by the checkpoint's id."""
+    rows = session.execute(
+        select(Checkpoint.id, Checkpoint.epoch).where(
+            Checkpoint.job_id == job_id, Checkpoint.epoch.is_not(None), Checkpoint.deleted_at.is_(None)
+        )
+    )
+    return {id: epoch for id, epoch in rows if epoch is not None}
+
+
+def evaluated_epochs(session: Session, job_id: UUID, *, after: int = 0) -> list[dict[str, Any]]:
+    """The metrics of the epochs at which a job evaluated its fixed seeds, in the order they were reported."""
+    rows = session.scalars(
+        select(JobEvent.payload)
+        .where(JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS, JobEvent.seq > after)
+        .order_by(JobEvent.seq)
+    )
+    return [row for row in rows if row.get("eval_reward_mean") is not None]

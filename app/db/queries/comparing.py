@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from app.db.models import Checkpoint, Comparison, Pair, Preference, Sample
 from app.domain.enums import Choice
 
-_EXACT = 20_000
+_EXACT = 4_000
 """So many samples can be counted by seed in a page's time."""
 
 
@@ -48,7 +48,7 @@ def shared_seeds(
     session: Session, checkpoint_ids: Collection[UUID], *, limit: int
 ) -> tuple[int, float, list[int]] | None:
     """(steps, eta, seeds) of the best shared recipe; None where no two checkpoints share any."""
-    rows = shared_recipes(session, checkpoint_ids, limit=4 * limit)
+    rows = shared_recipes(session, checkpoint_ids, limit=2 * limit)
     if not rows:
         return None
     _, steps, eta = rows[0]

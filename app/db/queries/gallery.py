@@ -3,18 +3,16 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVarTuple
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, select
+from sqlalchemy import CTE, ColumnElement, Select, select
 from sqlalchemy.orm import Session
 
 from app.db.models import Checkpoint, Measurement, Sample, SampleMark, SampleReward, Upload
 from app.db.queries.keyset import Position, Slice, ValuePosition, by_value, newest_first
 from app.db.queries.tags import has_tag
 from app.domain.enums import CheckpointKind
-
-_Columns = TypeVarTuple("_Columns")
 
 
 @dataclass(frozen=True)
@@ -81,8 +79,12 @@ def measurements(session: Session, checkpoint_ids: Collection[UUID]) -> Mapping[
 
 def samples(session: Session, wanted: SampleFilter, *, after: Position | None, limit: int) -> Slice[Sample]:
     """Newest first."""
-    statement = _wanted(session, select(Sample), wanted)
-    return newest_first(session, statement, (Sample.created_at, Sample.id), after=after, limit=limit)
+    if not (wanted.starred or wanted.tag):
+        statement = select(Sample).where(*_conditions(wanted))
+        return newest_first(session, statement, (Sample.created_at, Sample.id), after=after, limit=limit)
+    found = _marked(session, select(Sample.id, Sample.created_at).where(*_conditions(wanted)), wanted)
+    statement = select(Sample).join(found, found.c.id == Sample.id)
+    return newest_first(session, statement, (found.c.created_at, found.c.id), after=after, limit=limit)
 
 
 def samples_by_reward(
@@ -95,27 +97,41 @@ def samples_by_reward(
     limit: int,
 ) -> Slice[Sample, ValuePosition]:
     """Those that have this reward, by its value."""
-    statement = select(Sample, SampleReward.value).join(SampleReward, SampleReward.sample_id == Sample.id)
-    statement = _wanted(session, statement, wanted).where(SampleReward.name == reward)
-    key = (SampleReward.value, SampleReward.sample_id)
-    return by_value(session, statement, key, highest=highest, after=after, limit=limit)
+    conditions = (*_conditions(wanted), SampleReward.name == reward)
+    with_reward = SampleReward.sample_id == Sample.id
+    if not (wanted.starred or wanted.tag):
+        statement = select(Sample, SampleReward.value).join(SampleReward, with_reward).where(*conditions)
+        key = (SampleReward.value, SampleReward.sample_id)
+        return by_value(session, statement, key, highest=highest, after=after, limit=limit)
+    values = select(Sample.id, SampleReward.value).join(SampleReward, with_reward).where(*conditions)
+    found = _marked(session, values, wanted)
+    of_marked = select(Sample, found.c.value).join(found, found.c.id == Sample.id)
+    return by_value(session, of_marked, (found.c.value, found.c.id), highest=highest, after=after, limit=limit)
 
 
-def _wanted(session: Session, statement: Select[*_Columns], wanted: SampleFilter) -> Select[*_Columns]:
+def _conditions(wanted: SampleFilter) -> list[ColumnElement[bool]]:
+    conditions: list[ColumnElement[bool]] = []
     if wanted.checkpoint_id is not None:
-        statement = statement.where(Sample.checkpoint_id == wanted.checkpoint_id)
+        conditions.append(Sample.checkpoint_id == wanted.checkpoint_id)
     else:
         in_the_bin = select(Checkpoint.id).where(Checkpoint.deleted_at.is_not(None))
-        statement = statement.where(Sample.checkpoint_id.not_in(in_the_bin))
+        conditions.append(Sample.checkpoint_id.not_in(in_the_bin))
     if wanted.seed is not None:
-        statement = statement.where(Sample.seed == wanted.seed)
-    if wanted.starred or wanted.tag:
-        statement = statement.join(SampleMark, SampleMark.sample_id == Sample.id)
+        conditions.append(Sample.seed == wanted.seed)
+    return conditions
+
+
+def _marked(session: Session, statement: Select[UUID, Any], wanted: SampleFilter) -> CTE:
+    """Those with the star or tag that is wanted, found from the marks.
+
+    There are few marks; a database that is free to choose walks the whole gallery in the order of the page instead.
+    """
+    statement = statement.join(SampleMark, SampleMark.sample_id == Sample.id)
     if wanted.starred:
         statement = statement.where(SampleMark.starred)
     if wanted.tag:
         statement = statement.where(has_tag(session, SampleMark.tags, wanted.tag))
-    return statement
+    return statement.cte("marked").prefix_with("MATERIALIZED")
 
 
 def sample_marks(session: Session, sample_ids: Collection[UUID]) -> dict[UUID, SampleMark]:

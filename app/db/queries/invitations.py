@@ -1,6 +1,6 @@
 """SQL of invitations, of the guests who came by them, and of example pairs."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -60,13 +60,15 @@ def newest_campaign_of(session: Session, user_id: UUID) -> UUID | None:
     )
 
 
-def examples(session: Session, campaign_id: UUID) -> Sequence[CampaignExample]:
-    """A campaign's example pairs, oldest first."""
-    return session.scalars(
-        select(CampaignExample)
+def examples(session: Session, campaign_id: UUID) -> list[tuple[CampaignExample, int]]:
+    """A campaign's example pairs, oldest first, and how wide their images are."""
+    rows = session.execute(
+        select(CampaignExample, Sample.width)
+        .join(Sample, Sample.id == CampaignExample.left_sample_id)
         .where(CampaignExample.campaign_id == campaign_id)
         .order_by(CampaignExample.created_at, CampaignExample.id)
-    ).all()
+    )
+    return [(row[0], row[1]) for row in rows]
 
 
 def example_count(session: Session, campaign_id: UUID) -> int:
@@ -78,8 +80,10 @@ def example_count(session: Session, campaign_id: UUID) -> int:
     )
 
 
-def existing_samples(session: Session, ids: Collection[UUID]) -> set[UUID]:
-    return set(session.scalars(select(Sample.id).where(Sample.id.in_(ids))))
+def widths_of(session: Session, sample_ids: Collection[UUID]) -> dict[UUID, int]:
+    """How many pixels wide these samples are; those that do not exist are left out."""
+    rows = session.execute(select(Sample.id, Sample.width).where(Sample.id.in_(sample_ids)))
+    return {row[0]: row[1] for row in rows}
 
 
 def sample_of_seed(session: Session, checkpoint_id: UUID, seed: int) -> UUID | None:

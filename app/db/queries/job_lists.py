@@ -1,14 +1,15 @@
 """SQL of jobs as people and programs look at them, and of what an operator may change."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Campaign, Job, JobEvent, RewardAvailability, RewardModel
+from app.db.models import Campaign, Checkpoint, Job, JobEvent, RewardAvailability, RewardModel
+from app.db.queries.jobs import QUEUE_ORDER
 from app.db.queries.keyset import Position, Slice, newest_first
 from app.domain.enums import EventKind, JobKind, JobStatus
 
@@ -37,17 +38,48 @@ def events(session: Session, job_id: UUID, *, after: int, limit: int) -> Sequenc
     ).all()
 
 
-def metrics(session: Session, job_id: UUID) -> Sequence[dict[str, Any]]:
-    """The rows of the per-epoch series as they were reported."""
-    return session.scalars(
-        select(JobEvent.payload)
-        .where(JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS)
-        .order_by(JobEvent.seq)
-    ).all()
+def metrics(session: Session, job_id: UUID, *, after: int = 0, most: int | None = None) -> Sequence[dict[str, Any]]:
+    """The rows of the per-epoch series as they were reported, those after an event number.
+
+    Of more than `most` rows, every k-th and the last: the others are not even read.
+    """
+    is_wanted = (JobEvent.job_id == job_id, JobEvent.kind == EventKind.METRICS, JobEvent.seq > after)
+    statement = select(JobEvent.payload).where(*is_wanted).order_by(JobEvent.seq)
+    if most is not None:
+        n = session.scalar(select(func.count()).select_from(JobEvent).where(*is_wanted)) or 0
+        if n > most:
+            place = func.row_number().over(order_by=JobEvent.seq).label("place")
+            numbered = select(JobEvent.seq, place).where(*is_wanted).subquery()
+            every = -(-n // most)
+            kept = select(numbered.c.seq).where((numbered.c.place % every == 0) | (numbered.c.place == n))
+            statement = statement.where(JobEvent.seq.in_(kept))
+    return session.scalars(statement).all()
+
+
+def newest_state(session: Session, job_ids: Collection[UUID]) -> dict[UUID, tuple[int, JobStatus]]:
+    """The number of the last event and the status of each of these jobs: whether there is anything new to read."""
+    rows = session.execute(select(Job.id, Job.last_event_seq, Job.status).where(Job.id.in_(job_ids)))
+    return {id: (seq, status) for id, seq, status in rows}
+
+
+def queue(session: Session, *, limit: int, for_update: bool = False) -> Sequence[Job]:
+    """Queued jobs, first in line first."""
+    statement = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*QUEUE_ORDER).limit(limit)
+    if for_update:
+        statement = statement.with_for_update().execution_options(populate_existing=True)
+    return session.scalars(statement).all()
 
 
 def status_of(session: Session, job_id: UUID) -> JobStatus | None:
     return session.scalar(select(Job.status).where(Job.id == job_id))
+
+
+def checkpoint_at(session: Session, job_id: UUID, epoch: int) -> UUID | None:
+    return session.scalar(
+        select(Checkpoint.id).where(
+            Checkpoint.job_id == job_id, Checkpoint.epoch == epoch, Checkpoint.deleted_at.is_(None)
+        )
+    )
 
 
 def campaign(session: Session, campaign_id: UUID) -> Campaign | None:

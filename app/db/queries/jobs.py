@@ -1,6 +1,6 @@
 """SQL of a job's life. Every change of a running job names the attempt that may make it: the fence."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -10,7 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
 from app.db.queries.webhooks import announce_job_end
-from app.domain.enums import EventKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus
+
+QUEUE_ORDER = (Job.priority.desc(), Job.queue_position, Job.created_at, Job.id)
+"""Who is first in line."""
 
 
 class Claim(NamedTuple):
@@ -47,6 +50,23 @@ def claim(session: Session, job_id: UUID, *, worker: str, now: datetime) -> Clai
         return None
     append_event(session, job_id, EventKind.STATUS, {"status": JobStatus.RUNNING.value, "attempt": attempt}, now)
     return Claim(job_id, attempt)
+
+
+def claim_first(
+    session: Session, kinds: Collection[JobKind], *, worker: str, now: datetime, tries: int = 20
+) -> Claim | None:
+    """Take the queued job of these kinds that is first in line; None where none is queued.
+
+    Another worker may take it in the same moment; then the next one in line is tried.
+    """
+    in_line = (
+        select(Job.id).where(Job.status == JobStatus.QUEUED, Job.kind.in_(kinds)).order_by(*QUEUE_ORDER).limit(tries)
+    )
+    for job_id in session.scalars(in_line).all():
+        taken = claim(session, job_id, worker=worker, now=now)
+        if taken is not None:
+            return taken
+    return None
 
 
 def held(session: Session, claim: Claim) -> Job | None:
@@ -126,12 +146,16 @@ def finish(
     *,
     result: Mapping[str, Any] | None = None,
     error: str | None = None,
+    keep_state: bool = False,
 ) -> None:
-    """Final status and its event. Success also lets go of the resumable state, which nobody needs any more."""
+    """Final status and its event. Success also lets go of the resumable state, unless `keep_state`: then the job can
+    be given a larger budget and go on from there."""
     values: dict[str, Any] = {"status": status, "finished_at": now, "error": error, "eta_seconds": None}
     values["cancel_requested"] = False
     if status is JobStatus.SUCCEEDED:
-        values |= {"progress": 1.0, "resume_sha256": None, "result": dict(result or {})}
+        values |= {"progress": 1.0, "result": dict(result or {})}
+        if not keep_state:
+            values["resume_sha256"] = None
     session.execute(update(Job).where(Job.id == job_id).values(values).execution_options(synchronize_session=False))
     payload = {"status": status.value} | ({"message": error} if error else {})
     append_event(session, job_id, EventKind.STATUS, payload, now)
@@ -161,13 +185,17 @@ def stale_claims(session: Session, heartbeat_before: datetime) -> list[Claim]:
 
 
 def unsent(session: Session, sent_before: datetime, *, limit: int) -> Sequence[Job]:
-    """Queued jobs, oldest first, that were never sent or last sent before `sent_before`."""
+    """Queued jobs, first in line first, that were never sent or last sent before `sent_before`."""
     return session.scalars(
         select(Job)
         .where(Job.status == JobStatus.QUEUED, or_(Job.sent_at.is_(None), Job.sent_at < sent_before))
-        .order_by(Job.created_at, Job.id)
+        .order_by(*QUEUE_ORDER)
         .limit(limit)
     ).all()
+
+
+def kind_of(session: Session, job_id: UUID) -> JobKind | None:
+    return session.scalar(select(Job.kind).where(Job.id == job_id))
 
 
 def mark_sent(session: Session, job_id: UUID, *, sent_before: datetime, now: datetime) -> bool:

@@ -3,15 +3,20 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, NamedTuple
+from typing import Generic, NamedTuple, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
+from sqlalchemy.sql.elements import KeyedColumnElement
 from typing_extensions import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+KeyColumn: TypeAlias = InstrumentedAttribute[T] | KeyedColumnElement[T]
+"""A table's column, or that of a subquery under the same name."""
 
 
 class Position(NamedTuple):
@@ -45,7 +50,7 @@ class Slice(Generic[T, End]):
 def newest_first(
     session: Session,
     statement: Select[T],
-    key: tuple[InstrumentedAttribute[datetime], InstrumentedAttribute[UUID]],
+    key: tuple[KeyColumn[datetime], KeyColumn[UUID]],
     *,
     after: Position | None,
     limit: int,
@@ -64,7 +69,7 @@ def newest_first(
 def by_value(
     session: Session,
     statement: Select[T, float],
-    key: tuple[InstrumentedAttribute[float], InstrumentedAttribute[UUID]],
+    key: tuple[KeyColumn[float], KeyColumn[UUID]],
     *,
     highest: bool,
     after: ValuePosition | None,

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample
@@ -119,19 +119,9 @@ def claim_pair(
 ) -> UUID | None:
     """Take one of a pair's `overlap` places and return its id; None where they are taken or the rater has had one."""
     a, b = _store_pair(session, campaign_id, samples, now)
-    return session.scalar(
-        update(Pair)
-        .where(
-            Pair.campaign_id == campaign_id,
-            Pair.sample_a_id == a,
-            Pair.sample_b_id == b,
-            Pair.n_leased < overlap,
-            ~_had_by(rater_id),
-        )
-        .values(n_leased=Pair.n_leased + 1)
-        .returning(Pair.id)
-        .execution_options(synchronize_session=False)
-    )
+    values = {"in_campaign": campaign_id, "a": a, "b": b, "places": overlap, "by": rater_id}
+    claimed: UUID | None = session.scalar(_CLAIM, values)
+    return claimed
 
 
 def ensure_pair(session: Session, campaign_id: UUID, samples: tuple[UUID, UUID], *, now: datetime) -> UUID:
@@ -156,6 +146,25 @@ def gold_for(session: Session, campaign_id: UUID, rater_id: UUID, *, limit: int 
 
 def is_retracted(session: Session, campaign_id: UUID, rater_id: UUID) -> bool:
     return session.get(Retraction, (campaign_id, rater_id)) is not None
+
+
+_PAIR, _COMPARISON = Pair.__table__.c, Comparison.__table__.c
+_CLAIM = (  # built once: a call may try many pairs, and building the statement takes longer than running it
+    update(Pair.__table__)  # type: ignore[arg-type]
+    .where(
+        _PAIR.campaign_id == bindparam("in_campaign"),
+        _PAIR.sample_a_id == bindparam("a"),
+        _PAIR.sample_b_id == bindparam("b"),
+        _PAIR.n_leased < bindparam("places"),
+        ~exists().where(
+            _COMPARISON.pair_id == _PAIR.id,
+            _COMPARISON.rater_id == bindparam("by"),
+            _COMPARISON.expired.is_(False),
+        ),
+    )
+    .values(n_leased=_PAIR.n_leased + 1)
+    .returning(_PAIR.id)
+)
 
 
 def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap: int, limit: int) -> list[BegunPair]:

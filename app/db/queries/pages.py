@@ -20,7 +20,7 @@ from app.db.models import (
     Sample,
     SampleReward,
 )
-from app.domain.enums import CampaignStatus, CheckpointKind, EventKind, JobStatus, Strategy
+from app.domain.enums import CampaignStatus, CheckpointKind, EventKind, JobKind, JobStatus, Strategy
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,27 @@ def jobs_by_status(session: Session, statuses: Collection[JobStatus], *, limit: 
     return session.scalars(
         select(Job).where(Job.status.in_(statuses)).order_by(Job.created_at.desc(), Job.id).limit(limit)
     ).all()
+
+
+def newest_jobs(session: Session, kind: JobKind, *, limit: int) -> Sequence[Job]:
+    return session.scalars(
+        select(Job).where(Job.kind == kind).order_by(Job.created_at.desc(), Job.id).limit(limit)
+    ).all()
+
+
+def full_campaigns(session: Session, *, limit: int) -> list[tuple[Campaign, int]]:
+    """Open campaigns that have the votes they asked for, with their number, newest first."""
+    n = func.count(Preference.comparison_id)
+    rows = session.execute(
+        select(Campaign, n)
+        .join(Preference, Preference.campaign_id == Campaign.id)
+        .where(Campaign.status == CampaignStatus.ACTIVE, Campaign.budget.is_not(None))
+        .group_by(Campaign.id)
+        .having(n >= Campaign.budget)
+        .order_by(Campaign.created_at.desc())
+        .limit(limit)
+    )
+    return [(campaign, votes) for campaign, votes in rows]
 
 
 def campaigns_to_rate(session: Session, rater_id: UUID, *, all_of_them: bool, limit: int) -> Sequence[Campaign]:
@@ -133,7 +154,16 @@ def samples_on_seeds(session: Session, checkpoint_ids: Collection[UUID], *, seed
     ).all()
 
 
-def epochs_of_job(session: Session, job_id: UUID) -> Sequence[Checkpoint]:
+def epochs_of_job(session: Session, job_id: UUID, *, most: int | None = None) -> Sequence[Checkpoint]:
+    """The saved epochs of a job in order; of more than `most` so many, evenly spread, the last among them."""
+    saved = session.scalars(
+        select(Checkpoint.id)
+        .where(Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None))
+        .order_by(Checkpoint.epoch)
+    ).all()
+    if most is not None and len(saved) > most:
+        saved = [saved[(index + 1) * len(saved) // most - 1] for index in range(most)]
+        return session.scalars(select(Checkpoint).where(Checkpoint.id.in_(saved)).order_by(Checkpoint.epoch)).all()
     return session.scalars(
         select(Checkpoint)
         .where(Checkpoint.job_id == job_id, Checkpoint.deleted_at.is_(None))

@@ -163,7 +163,8 @@ async def _uploaded_votes(request: Request, _operator: CurrentOperator) -> list[
         "requestBody": {
             "required": True,
             "content": {
-                media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in _MEDIA_TYPES.values()
+                media_type: {"schema": {"type": "string", "format": "binary"}}
+                for media_type in ("application/octet-stream", *_MEDIA_TYPES.values())
             },
         }
     },

@@ -4,11 +4,11 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.enums import JobKind, JobStatus
-from app.services import jobs
+from app.domain.enums import JobKind, JobStatus, Priority
+from app.services import job_control, jobs
 from app.services.job_views import JobEventView, JobView
 from app.services.jobs import Submission
 from app.web.api.problems import problems
@@ -45,6 +45,35 @@ class JobIn(BaseModel):
     """Hyperparameters of this kind; the schemas `SampleSpec`, `FinetuneSpec` and so on list them."""
     name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=120)] | None = None
     """Made from the spec when left out."""
+    priority: Priority = Priority.NORMAL
+    """Workers take queued jobs of a higher priority first."""
+
+
+class MoveIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"direction": "top"}}
+    )
+
+    direction: job_control.Direction
+    """One place up or down, or to the top. Passing a job of another priority takes on that priority."""
+
+
+class ExtendIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"epochs": 20}}
+    )
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    """The new budget in all, not what is added."""
+
+
+class ResultIn(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"epoch": 4}}
+    )
+
+    epoch: Annotated[int, Field(ge=0, le=100_000)]
+    """A saved epoch of the run; 0 goes back to the base."""
 
 
 def _submission(
@@ -72,7 +101,7 @@ def submit_job(body: JobIn, to: Annotated[Submission, Depends(_submission)], res
     A `reward_model` job is trained on the campaign's votes as they are at this moment. An accepted job is not lost when
     the broker is away: it waits in the database.
     """
-    job = jobs.submit(to, body.kind, body.spec, name=body.name)
+    job = jobs.submit(to, body.kind, body.spec, name=body.name, priority=body.priority)
     response.headers["Location"] = job.links.self
     return job
 
@@ -97,6 +126,26 @@ def resume_job(job_id: UUID, session: WriteSession, queue: Queue, caller: Curren
 @router.post("/{job_id}/retry", summary="Start a failed or cancelled job over", responses=problems(404, 409))
 def retry_job(job_id: UUID, session: WriteSession, queue: Queue, caller: CurrentOperator, now: Now) -> JobView:
     return jobs.retry(session, queue, caller, job_id, now)
+
+
+@router.post("/{job_id}/move", summary="Move a queued job in line", responses=problems(404, 409))
+def move_job(job_id: UUID, body: MoveIn, session: WriteSession, caller: CurrentOperator, now: Now) -> JobView:
+    """Workers take the job that is first in line: by priority, then by place."""
+    return job_control.move(session, caller, job_id, body.direction, now)
+
+
+@router.post("/{job_id}/extend", summary="Raise the budget of an ended finetune", responses=problems(404, 409))
+def extend_job(
+    job_id: UUID, body: ExtendIn, session: WriteSession, queue: Queue, caller: CurrentOperator, now: Now
+) -> JobView:
+    """It goes on from its last state. A learning rate that decays is stretched over the new length."""
+    return job_control.extend(session, queue, caller, job_id, epochs=body.epochs, now=now)
+
+
+@router.post("/{job_id}/result", summary="Make a saved epoch the result of a finetune", responses=problems(404, 409))
+def choose_result(job_id: UUID, body: ResultIn, session: WriteSession, caller: CurrentOperator, now: Now) -> JobView:
+    """For example the last good epoch before an alarm. A run that still works is asked to stop."""
+    return job_control.choose_result(session, caller, job_id, epoch=body.epoch, now=now)
 
 
 @router.get(
@@ -136,6 +185,13 @@ async def get_events(
 
 
 @router.get("/{job_id}/metrics", summary="The per-epoch series as columns", responses=problems(404))
-def get_metrics(job_id: UUID, session: ReadSession, _caller: CurrentOperator) -> dict[str, list[Any]]:
+def get_metrics(
+    job_id: UUID,
+    session: ReadSession,
+    _caller: CurrentOperator,
+    points: Annotated[
+        int | None, Query(ge=2, le=10_000, description="Average neighbouring epochs until there are no more rows.")
+    ] = None,
+) -> dict[str, list[Any]]:
     """Columns of equal length, `epoch` first; an epoch that did not report a value has null there."""
-    return jobs.metrics(session, job_id)
+    return jobs.metrics(session, job_id, points=points)

@@ -12,7 +12,7 @@ from app.db.queries import pages as queries
 from app.db.queries.pages import LoopState
 from app.domain.enums import JobStatus, Role
 from app.domain.errors import ForbiddenError
-from app.services import checkpoints, gallery, invitations
+from app.services import attention, checkpoints, gallery, invitations, job_control
 from app.services.gallery import SampleView
 from app.web.deps import CurrentRater, ReadSession
 from app.web.templating import render
@@ -49,21 +49,22 @@ def desk(request: Request, session: ReadSession, principal: CurrentRater, fragme
     if not is_operator:
         return render(request, "desk/rater.html", context)
     work = {
-        "unfinished": queries.jobs_by_status(session, [JobStatus.RUNNING, JobStatus.QUEUED], limit=20),
-        "failed": queries.jobs_by_status(session, [JobStatus.FAILED], limit=5),
+        "running": queries.jobs_by_status(session, [JobStatus.RUNNING], limit=20),
+        "waiting": job_control.queue(session, limit=10),
+        "matters": attention.matters(session),
     }
-    if fragment == "work":
-        return render(request, "desk/_work.html", work)
     newest = checkpoints.list_checkpoints(session, limit=6).items
+    shown = {"checkpoints": newest, "samples": first_samples(session, [row.id for row in newest])}
+    if fragment == "live":
+        return render(request, "desk/_live.html", work | shown)
     steps = loop_steps(queries.loop_state(session))
     return render(
         request,
         "desk/index.html",
         context
         | work
+        | shown
         | {
-            "checkpoints": newest,
-            "samples": first_samples(session, [row.id for row in newest]),
             "steps": steps,
             "next_step": next((step for step in steps if not step.done), None),
         },

@@ -9,12 +9,15 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import pages as queries
 from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.errors import InvalidSpecError
 from app.domain.jobs import SUPPORTED_JOB_KINDS
-from app.services import checkpoints, gallery, jobs
+from app.services import alarms, checkpoints, gallery, job_control, jobs, tournaments
 from app.services.checkpoints import CheckpointView
 from app.services.gallery import SampleView
 from app.services.job_views import JobView
 from app.web.deps import CurrentOperator, Now, Queue, ReadSession, WriteSession
+from app.web.forms import FormData
+from app.web.pages import SubmittedForm
 from app.web.pagination import After, encode_cursor
 from app.web.routes.grids import EpochGrid, grid_of
 from app.web.templating import render
@@ -23,6 +26,8 @@ router = APIRouter(prefix="/jobs")
 
 _LOG_LINES = 200
 _GRID_SEEDS = 6
+_GRID_EPOCHS = 12
+_TABLE_ROWS = 60
 
 KIND_TITLES: dict[JobKind, tuple[str, str]] = {
     JobKind.SAMPLE: ("Draw samples", "A seed gives the same noise at every checkpoint, so images can be compared."),
@@ -56,6 +61,7 @@ def list_jobs(
             "statuses": list(JobStatus),
             "kinds": [kind for kind in JobKind if kind in SUPPORTED_JOB_KINDS],
             "titles": KIND_TITLES,
+            "queue": job_control.queue(session) if status in (None, JobStatus.QUEUED) and not after else [],
         },
     )
 
@@ -64,6 +70,8 @@ def list_jobs(
 def show_job(request: Request, session: ReadSession, _operator: CurrentOperator, job_id: UUID) -> Response:
     job = jobs.get_job(session, job_id)
     log = queries.events_of_kind(session, job_id, EventKind.LOG, last=_LOG_LINES)
+    used = queries.events_of_kind(session, job_id, EventKind.WORKER, last=1)
+    line = job_control.queue(session) if job.status is JobStatus.QUEUED else []
     return render(
         request,
         "jobs/show.html",
@@ -71,7 +79,11 @@ def show_job(request: Request, session: ReadSession, _operator: CurrentOperator,
             "job": job,
             "title": KIND_TITLES[job.kind][0] if job.kind in KIND_TITLES else job.kind.value,
             "last_seq": queries.last_event_seq(session, job_id),
-            "metrics": jobs.metrics(session, job_id),
+            "metrics": jobs.metrics(session, job_id, points=_TABLE_ROWS),
+            "alarms": alarms.alarms_of(session, job),
+            "worker": used[0].payload if used else None,
+            "place": next((place for place, other in enumerate(line, 1) if other.id == job_id), None),
+            "n_queued": len(line),
             "log": [event.payload.get("message", "") for event in log],
             "inputs": _named_inputs(session, job),
             "settings": _flat(job.spec),
@@ -79,6 +91,53 @@ def show_job(request: Request, session: ReadSession, _operator: CurrentOperator,
             "drawn": _drawn(session, job),
         },
     )
+
+
+@router.post("/{job_id}/move")
+def move(
+    session: WriteSession, operator: CurrentOperator, job_id: UUID, form: SubmittedForm, now: Now
+) -> RedirectResponse:
+    asked = str(form.get("direction"))
+    direction: job_control.Direction = "up" if asked == "up" else "down" if asked == "down" else "top"
+    job_control.move(session, operator, job_id, direction, now)
+    return RedirectResponse("/jobs#queue" if form.get("from") != "job" else f"/jobs/{job_id}", status_code=303)
+
+
+@router.post("/{job_id}/extend")
+def extend(
+    session: WriteSession, queue: Queue, operator: CurrentOperator, job_id: UUID, form: SubmittedForm, now: Now
+) -> RedirectResponse:
+    job_control.extend(session, queue, operator, job_id, epochs=_whole(form, "epochs"), now=now)
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+@router.post("/{job_id}/result")
+def choose_result(
+    session: WriteSession, operator: CurrentOperator, job_id: UUID, form: SubmittedForm, now: Now
+) -> RedirectResponse:
+    job_control.choose_result(session, operator, job_id, epoch=_whole(form, "epoch"), now=now)
+    return RedirectResponse(f"/jobs/{job_id}", status_code=303)
+
+
+@router.post("/{job_id}/seen")
+def acknowledge(session: WriteSession, operator: CurrentOperator, job_id: UUID, now: Now) -> RedirectResponse:
+    job_control.acknowledge(session, operator, job_id, now)
+    return RedirectResponse("/", status_code=303)
+
+
+@router.post("/{job_id}/tournament")
+def doubt(session: WriteSession, operator: CurrentOperator, job_id: UUID, now: Now) -> RedirectResponse:
+    """Put the doubtful epochs and the last good one to people, blind, beside the base."""
+    campaign = tournaments.of_doubtful(session, operator, jobs.get_job(session, job_id), now)
+    return RedirectResponse(f"/campaigns/{campaign.id}", status_code=303)
+
+
+def _whole(form: FormData, name: str) -> int:
+    text = str(form.get(name) or "").strip()
+    if not text.isdecimal():
+        message = f"{name} must be a whole number."
+        raise InvalidSpecError(message, [{"field": name, "message": message}])
+    return int(text)
 
 
 @router.post("/{job_id}/{action}")
@@ -105,7 +164,8 @@ def epoch_grid(session: Session, job: JobView) -> EpochGrid | None:
     if job.kind is not JobKind.FINETUNE:
         return None
     base = checkpoints.existing(session, [UUID(job.spec["checkpoint_id"])])
-    line = [*base, *checkpoints.views_of(session, queries.epochs_of_job(session, job.id))]
+    saved = queries.epochs_of_job(session, job.id, most=_GRID_EPOCHS)
+    line = [*base, *checkpoints.views_of(session, saved)]
     seed = job.spec["eval"]["seed"]
     return grid_of(session, line, seeds=range(seed, seed + _GRID_SEEDS)) if len(line) > 1 else None
 

@@ -7,13 +7,25 @@ const HEIGHT = 176;
 export const FINETUNE_CHARTS = [
   { title: "Reward", unit: "", series: ["reward_mean", "eval_reward_mean"], labels: ["mean", "fixed seeds"],
     band: { column: "reward_quantiles", pairs: [[0, 4], [1, 3]] } },
-  { title: "KL to the base, trained steps", unit: "nats", series: ["kl_nats", "eval_kl_trained_nats"],
+  { title: "KL, trained steps", unit: "nats", series: ["kl_nats", "eval_kl_trained_nats"],
     labels: ["rollouts", "fixed seeds"] },
   { title: "Clip fraction", unit: "", series: ["clip_fraction"], labels: [""] },
   { title: "Gradient norm", unit: "", series: ["grad_norm"], labels: [""] },
   { title: "Learning rate", unit: "", series: ["lr"], labels: [""] },
-  { title: "Diversity", unit: "", series: ["diversity"], labels: [""] },
+  { title: "Diversity", unit: "different images", series: ["diversity"], labels: [""] },
+  { title: "Clip fraction by timestep", unit: "newest epoch", series: ["clip_fraction_t"], labels: [""], x: "timesteps" },
+  { title: "Log ratio by timestep", unit: "nats, newest epoch", series: ["log_ratio_t"], labels: [""], x: "timesteps" },
+  { title: "Gradient norm by timestep", unit: "newest epoch", series: ["grad_norm_t"], labels: [""], x: "timesteps" },
 ];
+
+/** One chart a held-out reward. */
+export function heldOutCharts(columns) {
+  return Object.keys(columns)
+    .filter((name) => name.startsWith("holdout_") && columns[name].some((value) => typeof value === "number"))
+    .map((name) => ({
+      title: `Held out: ${name.slice(8).split(":")[0].replaceAll("_", " ")}`, unit: "", series: [name], labels: [""],
+    }));
+}
 
 /** One chart a numeric column, for jobs whose series are not known in advance. */
 export function chartsOf(columns) {
@@ -61,8 +73,13 @@ export class Chart {
   }
 
   /** @param {Record<string, (number|number[]|null)[]>} columns the job's metrics */
-  update(columns) {
-    const { series, band } = this.description;
+  update(columns, alarms = []) {
+    const { series, band, x } = this.description;
+    this.alarms = x ? [] : alarms;
+    if (x) {
+      this.#updateByPlace(columns);
+      return;
+    }
     const has = series.some((name) => columns[name]?.some((value) => typeof value === "number"));
     this.root.hidden = !has;
     if (!has) return;
@@ -79,6 +96,42 @@ export class Chart {
       "aria-label",
       `${this.description.title} from ${figure(values[0])} to ${figure(values.at(-1))} over ${columns.epoch.length} epochs`,
     );
+  }
+
+  /** Values of the newest epoch that reported them, over another axis than epochs. */
+  #updateByPlace(columns) {
+    const { series, x } = this.description;
+    const at = columns.epoch.findLastIndex((_, index) => columns[series[0]]?.[index] && columns[x]?.[index]);
+    this.root.hidden = at === -1;
+    if (at === -1) return;
+    const places = columns[x][at];
+    const order = places.map((_, index) => index).sort((a, b) => places[a] - places[b]);
+    this.data = [order.map((index) => places[index]), ...series.map((name) => order.map((index) => columns[name][at][index]))];
+    if (this.plot) this.plot.setData(this.data);
+    else this.#rebuild();
+    this.#say(order.length - 1);
+    this.plotArea.setAttribute("aria-label", `${this.description.title} at epoch ${columns.epoch[at]}, ${order.length} timesteps`);
+  }
+
+  /** A dashed line at every epoch with an alarm. */
+  #markAlarms(plot) {
+    const { ctx, bbox } = plot;
+    ctx.save();
+    ctx.strokeStyle = ctx.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad").trim();
+    ctx.lineWidth = 2 * devicePixelRatio;
+    ctx.textAlign = "left";
+    ctx.font = `${11 * devicePixelRatio}px system-ui`;
+    ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
+    for (const epoch of this.alarms) {
+      const left = plot.valToPos(epoch, "x", true);
+      if (left < bbox.left || left > bbox.left + bbox.width) continue;
+      ctx.beginPath();
+      ctx.moveTo(left, bbox.top);
+      ctx.lineTo(left, bbox.top + bbox.height);
+      ctx.stroke();
+      ctx.fillText("alarm", left + 4 * devicePixelRatio, bbox.top + 10 * devicePixelRatio);
+    }
+    ctx.restore();
   }
 
   #rebuild() {
@@ -117,7 +170,7 @@ export class Chart {
         series: [first + 2 * index + 1, first + 2 * index],
         fill: `color-mix(in srgb, ${colour("--accent")} ${index ? 22 : 14}%, transparent)`,
       })),
-      hooks: { setCursor: [(plot) => this.#say(plot.cursor.idx ?? this.data[0].length - 1)] },
+      hooks: { draw: [(plot) => this.#markAlarms(plot)], setCursor: [(plot) => this.#say(plot.cursor.idx ?? this.data[0].length - 1)] },
     };
     this.plot = new uPlot(options, this.data, this.plotArea);
   }

@@ -1,23 +1,26 @@
-// Keeps the desk's list of work fresh while something runs or waits.
+// Keeps the desk's work and its newest checkpoints fresh for as long as the page is looked at.
 const PERIOD_MS = 3_000;
-let work = document.querySelector("[data-work]");
+const PARTS = ["work", "newest"];
 
 async function refresh() {
   if (document.visibilityState === "visible") {
     try {
-      const response = await fetch("/?fragment=work", { headers: { Accept: "text/html" } });
-      if (response.ok && !response.redirected) {
-        const fresh = new DOMParser().parseFromString(await response.text(), "text/html").querySelector("[data-work]");
-        if (fresh && !work.contains(document.activeElement)) {
-          work.replaceWith(fresh);
-          work = fresh;
-        }
-      }
+      const response = await fetch("/?fragment=live", { headers: { Accept: "text/html" } });
+      if (response.ok && !response.redirected) replace(await response.text());
     } catch {
       // the next turn tries again
     }
   }
-  if (Number(work.dataset.unfinished) > 0) setTimeout(refresh, PERIOD_MS);
+  setTimeout(refresh, PERIOD_MS);
 }
 
-if (Number(work.dataset.unfinished) > 0) setTimeout(refresh, PERIOD_MS);
+function replace(html) {
+  const page = new DOMParser().parseFromString(html, "text/html");
+  for (const name of PARTS) {
+    const [old, fresh] = [document, page].map((root) => root.querySelector(`[data-${name}]`));
+    // what has not changed stays, so that images do not flicker and the focus is kept
+    if (old && fresh && old.innerHTML !== fresh.innerHTML && !old.contains(document.activeElement)) old.replaceWith(fresh);
+  }
+}
+
+setTimeout(refresh, PERIOD_MS);

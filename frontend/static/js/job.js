@@ -1,20 +1,22 @@
 // A running job as it goes on: history by fetch, then the event stream from where the page was rendered.
-import { Chart, FINETUNE_CHARTS, chartsOf } from "./charts.js";
+import { Chart, FINETUNE_CHARTS, chartsOf, heldOutCharts } from "./charts.js";
 import { wireScrubber } from "./scrubber.js";
 
 const MOST_LOG_LINES = 500;
+const MOST_POINTS = 400;
 
 const root = document.querySelector("[data-job]");
 const id = root.dataset.job;
 const part = (name) => root.querySelector(`[data-${name}]`);
 const charts = new Map();
 let columns = { epoch: [] };
+const alarms = JSON.parse(part("charts")?.dataset.alarmEpochs ?? "[]");
 
 if (part("charts")) loadMetrics();
 if (root.dataset.status === "queued" || root.dataset.status === "running") follow();
 
 async function loadMetrics() {
-  const response = await fetch(`/api/v1/jobs/${id}/metrics`);
+  const response = await fetch(`/api/v1/jobs/${id}/metrics?points=${MOST_POINTS}`);
   if (!response.ok) return;
   columns = await response.json();
   draw();
@@ -22,10 +24,11 @@ async function loadMetrics() {
 
 function draw() {
   if (columns.epoch.length === 0) return;
-  const wanted = part("charts").dataset.kind === "finetune" ? FINETUNE_CHARTS : chartsOf(columns);
+  const isFinetune = part("charts").dataset.kind === "finetune";
+  const wanted = isFinetune ? [...FINETUNE_CHARTS, ...heldOutCharts(columns)] : chartsOf(columns);
   for (const description of wanted) {
     if (!charts.has(description.title)) charts.set(description.title, new Chart(part("charts"), description));
-    charts.get(description.title).update(columns);
+    charts.get(description.title).update(columns, alarms);
   }
   part("no-metrics")?.remove();
 }
@@ -37,7 +40,13 @@ function follow() {
     progress: showProgress,
     log: ({ message }) => appendLog(message),
     metrics: addRow,
-    checkpoint: refreshGrid,
+    checkpoint: () => refresh("grid"),
+    alarm: ({ epoch }) => {
+      alarms.push(epoch);
+      draw();
+      refresh("alarms");
+    },
+    worker: () => refresh("worker"),
     status: ({ status }) => {
       if (status !== root.dataset.status) {
         stream.close();
@@ -81,17 +90,18 @@ function addRow(row) {
     columns[name] ??= columns.epoch.map(() => null);
     columns[name][place] = row[name] ?? null;
   }
-  draw();
+  if (columns.epoch.length > 2 * MOST_POINTS) loadMetrics();
+  else draw();
 }
 
-async function refreshGrid() {
+async function refresh(name) {
   const response = await fetch(location.href, { headers: { Accept: "text/html" } });
   if (!response.ok) return;
   const page = new DOMParser().parseFromString(await response.text(), "text/html");
-  const fresh = page.querySelector("[data-grid]");
-  if (!fresh) return;
-  part("grid").replaceWith(fresh);
-  wireScrubber();
+  const fresh = page.querySelector(`[data-${name}]`);
+  if (!fresh || !part(name)) return;
+  part(name).replaceWith(fresh);
+  if (name === "grid") wireScrubber();
 }
 
 function duration(seconds) {

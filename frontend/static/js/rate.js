@@ -66,8 +66,6 @@ async function start() {
 
 function choose(choice, event) {
   if (!current || moving || stopped) return;
-  performance.clearMarks("vote");
-  performance.mark("vote", { startTime: event.timeStamp });
   const milliseconds = Math.round(performance.now() - current.shownAt);
   outbox.vote(current.id, choice, milliseconds);
   history.push(current);
@@ -75,17 +73,18 @@ function choose(choice, event) {
   mine += 1;
   undoButton.disabled = false;
   announce(`${WORDS[choice]}. Pair ${mine + 1}.`);
-  advance();
+  advance(event.timeStamp);
 }
 
-async function advance() {
+/** Show the next pair; `votedAt` is the moment of the vote that it follows, for the measure. */
+async function advance(votedAt) {
   moving = true;
   current = null;
   const slow = setTimeout(() => announce(whyWaiting(), true), SLOW_MS);
   const pair = await source.next();
   clearTimeout(slow);
   moving = false;
-  if (pair) show(pair);
+  if (pair) show(pair, votedAt);
   else showFinish();
   fetchAhead();
 }
@@ -130,7 +129,7 @@ async function undo() {
   }
 }
 
-function show(pair) {
+function show(pair, votedAt) {
   current = pair;
   for (const part of [$("pair"), $("zoomer"), form]) part.hidden = false;
   for (const button of form.querySelectorAll("[data-choice]")) button.hidden = false;
@@ -143,14 +142,9 @@ function show(pair) {
   pair.shownAt = performance.now();
   requestAnimationFrame(() => {
     pair.shownAt = performance.now();
-    setTimeout(() => measure()); // runs after this frame is painted
+    // the task runs after this frame is painted
+    if (votedAt) setTimeout(() => performance.measure("vote-to-next", { start: votedAt, end: performance.now() }));
   });
-}
-
-function measure() {
-  if (performance.getEntriesByName("vote").length === 0) return;
-  performance.measure("vote-to-next", "vote");
-  performance.clearMarks("vote");
 }
 
 /** How many votes in the outbox the server had not heard of when it counted; undone ones that it had count negative. */
@@ -227,6 +221,11 @@ function wire() {
     event.preventDefault();
     toggleGuidelines();
   });
+  $("guidelines-toggle")?.addEventListener("keydown", (event) => {
+    if (event.key !== " ") return; // what is announced as a button answers to Space, too
+    event.preventDefault();
+    toggleGuidelines();
+  });
   document.addEventListener("keydown", onKey);
   wireKeyDialog(dialog, keyMap);
 }
@@ -250,10 +249,10 @@ function onKey(event) {
   const action = keyMap.action(keyOf(event));
   if (!action) return;
   event.preventDefault();
-  if (action === "zoom_in") stage.in();
-  else if (action === "zoom_out") stage.out();
-  else if (event.repeat) return; // a key held down is one vote
-  else if (action === "zoom_reset") stage.reset();
+  if (action.startsWith("zoom_")) {
+    stage[action.slice("zoom_".length)]();
+    announce(`Zoom ${$("zoom-text").textContent}`);
+  } else if (event.repeat) return; // a key held down is one vote
   else if (action === "undo") undo();
   else if (action === "guidelines") toggleGuidelines();
   else if (action === "help") dialog.showModal();

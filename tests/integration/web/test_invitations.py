@@ -328,6 +328,26 @@ def test_no_other_route_answers_a_guest(client: TestClient, campaign: str, opera
     assert "/account" not in refused.text
 
 
+def test_a_guest_with_a_token_or_a_sign_in_link_stays_a_guest(
+    client: TestClient, campaign: str, operator: Headers, database: Database, sign_in: Any
+) -> None:
+    accept(client, invite(client, campaign, operator)["code"])
+    client.cookies.clear()
+    with database.reader() as session:
+        guest = session.scalars(select(Guest.user_id)).one()
+    admin = sign_in(Role.ADMIN)
+    token = client.post("/api/v1/tokens", json={"name": "t", "user_id": str(guest)}, headers=admin).json()["token"]
+    bearer = {"Authorization": f"Bearer {token}"}
+    assert client.get("/api/v1/campaigns", headers=bearer).status_code == 403
+    assert client.post(f"/api/v1/campaigns/{campaign}/comparisons", headers=bearer).status_code == 200
+    page = client.post(f"/admin/users/{guest}/link", headers=admin).text
+    link = re.search(r"/login\?token=[\w-]+", page)
+    assert link is not None
+    client.get(link[0], headers=HERE, follow_redirects=False)
+    assert client.get("/account", headers=HERE).status_code == 403
+    assert client.get("/", headers=HERE, follow_redirects=False).headers["location"] == f"/rate/{campaign}"
+
+
 def test_a_guest_sees_no_foreign_pair_and_votes_on_none(
     client: TestClient, campaign: str, operator: Headers, database: Database
 ) -> None:

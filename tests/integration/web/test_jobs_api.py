@@ -192,7 +192,7 @@ def test_a_reward_model_job_freezes_the_votes_of_this_moment(client: TestClient,
     assert [vote["choice"] for vote in votes] == [choice.value for choice in choices]
     assert set(votes[0]) == {
         "comparison_id", "rater", "left_sha256", "right_sha256", "left_sample_id", "right_sample_id", "choice",
-        "is_random", "selection_probability", "repeat_of",
+        "weight", "is_random", "selection_probability", "repeat_of",
     }  # fmt: skip
     assert all(world.blobs.exists(vote["left_sha256"]) for vote in votes)
 

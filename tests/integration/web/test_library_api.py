@@ -84,6 +84,34 @@ def test_samples_in_order_of_a_reward_are_complete_over_pages(world: Any, walk: 
         assert len({item["id"] for item in found}) == 6
 
 
+def test_marked_samples_are_complete_over_pages_in_both_orders(
+    world: Any, walk: Any, client: TestClient, operator: Headers
+) -> None:
+    samples = world.samples(world.checkpoint(), range(9))
+    starred = samples[::2]
+    for sample in starred:
+        client.patch(f"/api/v1/samples/{sample.id}", json={"starred": True, "tags": ["odd"]}, headers=operator)
+    world.add(*(SampleReward(sample_id=sample.id, name="r", value=-1.0 * sample.seed) for sample in samples))
+    newest = sorted(starred, key=lambda sample: (sample.created_at, sample.id), reverse=True)
+    for query in ({"starred": True}, {"tag": "odd"}):
+        assert [item["id"] for item in walk("/api/v1/samples", **query)] == [str(sample.id) for sample in newest]
+        ranked = walk("/api/v1/samples", reward="r", **query)
+        assert [item["seed"] for item in ranked] == [0, 2, 4, 6, 8]
+
+
+def test_a_push_without_a_configured_token_is_refused_at_once(
+    client: TestClient, world: Any, operator: Headers
+) -> None:
+    spec = {"checkpoint_id": str(world.checkpoint()), "repo_id": "lab/model"}
+    answer = client.post("/api/v1/jobs", json={"kind": "push", "spec": spec}, headers=operator)
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["field"] == "spec.repo_id"
+    assert "TASTEMAKER_HUB_TOKEN" in answer.json()["errors"][0]["message"]
+    for wrong in ("model", "lab/../x", "a/b/c", "/lab/model"):
+        answer = client.post("/api/v1/jobs", json={"kind": "push", "spec": spec | {"repo_id": wrong}}, headers=operator)
+        assert answer.json()["errors"][0]["field"] == "spec.repo_id", wrong
+
+
 def test_a_cursor_of_another_order_is_refused(client: TestClient, world: Any, operator: Headers) -> None:
     base = world.checkpoint()
     samples = world.samples(base, range(3))

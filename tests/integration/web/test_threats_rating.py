@@ -223,7 +223,7 @@ def test_an_example_is_added_listed_shown_to_raters_and_removed(
     left, right, *_ = samples_of(database, checkpoints[0])
     made = add_example(client, campaign, operator, left.id, right.id, choice="tie", note=" Both are fine. ")
     assert made.status_code == 201
-    assert made.json() == {"id": made.json()["id"], "choice": "tie", "note": "Both are fine."}
+    assert made.json() == {"id": made.json()["id"], "choice": "tie", "note": "Both are fine.", "width": 8}
     url = f"/api/v1/campaigns/{campaign}/examples"
     assert client.get(url, headers=rater).json() == {"items": [made.json()]}
     assert "Both are fine." in client.get(f"/rate/{campaign}", headers=rater).text

@@ -9,7 +9,12 @@ import pytest
 from sqlalchemy import select, update
 
 from app.db.models import Checkpoint, Job, JobEvent, Measurement, Sample, SampleReward
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.db.queries import alarms as alarm_queries
+from app.domain.effort import finetune_effort
+from app.domain.enums import EventKind, JobKind, JobStatus, Role
+from app.domain.specs import FinetuneSpec
+from app.services import accounts, job_control, jobs
+from app.services.accounts import Principal
 from tests.integration.worker.conftest import Stack, add_base
 
 EPOCHS = 8
@@ -35,6 +40,13 @@ def spec(base: Checkpoint) -> dict[str, Any]:
         "eval": {"every": 4, "n": 4},
         "guard": {"holdout_rewards": [{"name": "sharpness"}]},
     }
+
+
+@pytest.fixture(scope="module")
+def operator(stack: Stack) -> Principal:
+    with stack.database.writer() as session:
+        user = accounts.ensure_user(session, "ada", Role.OPERATOR, datetime.now(UTC))
+    return Principal(user.id, user.name, user.role)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +92,17 @@ def test_a_run_leaves_a_checkpoint_with_samples_and_rewards_an_evaluated_epoch(
                 assert measured.n == len(values) == 4
                 assert measured.mean == pytest.approx(sum(values) / 4)
         assert all(row.parent_id == base.id and row.kl_nats is not None for row in rows)
-    assert job.resume_sha256 is None
+    assert job.resume_sha256 is not None  # a finetune keeps its state: its budget may be raised
     assert epochs_in_log(stack, job.id) == list(range(EPOCHS + 1))
+    effort = finetune_effort(FinetuneSpec.model_validate(job.spec))
+    with stack.database.reader() as session:
+        last = session.scalars(
+            select(JobEvent.payload)
+            .where(JobEvent.job_id == job.id, JobEvent.kind == EventKind.METRICS)
+            .order_by(JobEvent.seq.desc())
+        ).first()
+    assert last is not None
+    assert last["network_evaluations"] == effort.rollout + effort.update, "the estimate counts what the engine counts"
 
 
 def test_a_worker_killed_in_the_middle_changes_nothing_about_the_result(
@@ -122,3 +143,45 @@ def test_a_cancelled_run_can_be_resumed_to_the_same_result(
     stack.finish(job_id, seconds=250)
     assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
     assert sorted(set(epochs_in_log(stack, job_id))) == list(range(EPOCHS + 1))
+
+
+def test_a_raised_budget_goes_on_to_the_weights_of_a_run_that_had_it_from_the_start(
+    stack: Stack, spec: dict[str, Any], undisturbed: Job, operator: Principal
+) -> None:
+    job_id = stack.add_job(JobKind.FINETUNE, spec | {"epochs": 4})
+    stack.finish(job_id, seconds=250)
+    with stack.database.writer() as session:
+        job_control.extend(session, stack.queue, operator, job_id, epochs=EPOCHS, now=datetime.now(UTC))
+    stack.finish(job_id, seconds=250)
+    assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
+    assert epochs_in_log(stack, job_id) == list(range(EPOCHS + 1)), "no epoch was repeated"
+
+
+def test_an_alarm_pauses_the_run_and_going_on_does_not_stop_at_the_same_one_again(
+    stack: Stack, spec: dict[str, Any], operator: Principal
+) -> None:
+    """Darkness rises and the held-out brightness falls with it: the plainest over-optimisation there is."""
+    spec = spec | {
+        "epochs": 4,
+        "reward": {"name": "brightness", "weight": -1.0},
+        "samples_per_epoch": 32,
+        "updates_per_epoch": 4,
+        "clip_nats": 100,
+        "lr": {"peak": 2e-2},
+        "eval": {"every": 1, "n": 16},
+        "guard": {"holdout_rewards": [{"name": "brightness"}], "pause_on_alarm": True},
+    }
+    job_id = stack.add_job(JobKind.FINETUNE, spec)
+    paused = stack.wait_for(job_id, lambda job: job.status.is_final, seconds=250)
+    assert paused.status is JobStatus.CANCELLED, paused.error
+    with stack.database.reader() as session:
+        alarms = alarm_queries.alarms(session, job_id)
+    assert len(alarms) == 1
+    assert alarms[0]["witnesses"] == ["held_out:brightness"]
+    assert alarms[0]["last_good_epoch"] == alarms[0]["epoch"] - 1
+    assert f"Paused by an alarm at epoch {alarms[0]['epoch']} of 4" in (paused.error or "")
+    assert max(epochs_in_log(stack, job_id)) == alarms[0]["epoch"]
+    with stack.database.writer() as session:
+        jobs.resume(session, stack.queue, operator, job_id, datetime.now(UTC))
+    stack.finish(job_id, seconds=250)
+    assert epochs_in_log(stack, job_id) == [0, 1, 2, 3, 4]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from app.domain import agreement
-from app.domain.agreement import Vote
 from app.domain.enums import Choice
+from app.domain.estimates import Vote
 from app.domain.rater_health import rater_health
 
 ADA, BOB, CY = (UUID(int=number) for number in (1, 2, 3))

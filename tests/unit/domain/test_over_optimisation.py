@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from app.domain.estimates import Estimate
 from app.domain.over_optimisation import Evidence, Verdict, judge
-from app.domain.ratings import Estimate, proportion
+from app.domain.ratings import proportion
 from app.domain.tables import Mean, PairedRow
 
 

@@ -10,9 +10,9 @@ from scipy.stats import beta
 from simulated_votes import GOLD_MARGIN, Manners, simulate
 
 from app.domain import agreement, consensus
-from app.domain.agreement import Vote
 from app.domain.consensus import Ballots
 from app.domain.enums import Choice
+from app.domain.estimates import Estimate, Vote
 from app.domain.rater_health import (
     LEAST_WEIGHT,
     agreement_slopes,
@@ -22,7 +22,6 @@ from app.domain.rater_health import (
     rater_health,
     rater_weights,
 )
-from app.domain.ratings import Estimate
 
 CAMPAIGNS = 200
 

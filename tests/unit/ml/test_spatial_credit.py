@@ -221,6 +221,15 @@ def test_a_run_by_tile_that_was_stopped_and_resumed_equals_an_uninterrupted_one(
     assert_same_state(whole, halves, tmp_path)
 
 
+def test_without_momentum_and_scaling_an_update_is_as_long_as_the_spec_says(tmp_path: Path) -> None:
+    plain = {"adam_beta1": 0.0, "adam_eps": 1.0, "weight_decay": 0.0, "max_grad_norm": 1e-4, "lr": {"peak": 0.5}}
+    sink = Sink()
+    run(make_spec(**plain, epochs=2, updates_per_epoch=1, eval={"every": 1, "n": 2}), tmp_path, sink=sink)
+    for before, after in ((0, 1), (1, 2)):
+        moved = [sink.weights[after][name] - sink.weights[before][name] for name in sink.weights[0]]
+        assert float(torch.cat([m.flatten() for m in moved]).norm()) == pytest.approx(0.5 * 1e-4, rel=0.01)
+
+
 def test_a_reward_that_cannot_say_where_is_refused_at_the_start(tmp_path: Path) -> None:
     for reward in (brightness, CheckedReward("brightness", brightness)):
         sink = Sink()

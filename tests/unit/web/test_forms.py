@@ -11,7 +11,7 @@ from app.domain.enums import JobKind
 from app.domain.errors import InvalidSpecError
 from app.domain.jobs import SUPPORTED_JOB_KINDS
 from app.domain.specs import parse_spec
-from app.web.forms import FormField, JobForm, Option, build_form, read_form
+from app.web.forms import FormField, JobForm, Option, build_form, read_form, values_of
 
 UNKNOWN = UUID(int=7)  # an id that nothing has
 
@@ -50,6 +50,10 @@ def posted(form: JobForm) -> list[tuple[str, str]]:
             sent.append((field.path, "on"))
         elif field.kind in ("checkboxes", "rewards"):
             sent += [(field.path, value) for value in field.value]
+            if field.weighted:
+                sent += [(f"{field.path}.weight.{key}", field.weights.get(key, "")) for key in field.value]
+        elif field.kind == "group" and field.optional and field.value:
+            sent.append((f"{field.path}.on", "on"))
     return sent
 
 
@@ -115,3 +119,23 @@ def test_weights_go_with_the_rewards_that_are_ticked() -> None:
     shown = next(field for field in form_of(JobKind.FINETUNE, values=values).essential if field.kind == "rewards")
     assert shown.value == [learned]
     assert shown.weights[learned] == "2.5"
+
+
+@pytest.mark.parametrize("kind", sorted(SUPPORTED_JOB_KINDS & _NEEDED.keys()))
+def test_a_duplicated_job_posts_the_spec_that_it_was_made_from(kind: JobKind) -> None:
+    """Every value differs from its default where the kind has an optional group, a list or a variant."""
+    more: dict[str, Any] = {
+        JobKind.FINETUNE: {
+            "epochs": 7, "lora": {"rank": 4}, "sde_window": {"start": 1, "length": 5},
+            "lr": {"peak": 0.003, "floor": 1e-5},
+            "guard": {"holdout_rewards": [{"name": "jpeg_compressibility"}], "pause_on_alarm": True},
+            "reward": [{"name": "jpeg_compressibility", "weight": -2.0}], "checkpoint_id": _ID,
+        },
+        JobKind.SAMPLE: {"checkpoint_id": _ID, "guidance": {"prompt": "a cat", "scale": 3.0}},
+        JobKind.PRETRAIN: {"channels": [8, 16], "flip": False, "data": {"type": "folder", "path": "mine"}},
+        JobKind.EVALUATE: {"checkpoint_ids": [_ID], "rewards": [{"name": "jpeg_compressibility"}], "n": 9},
+    }.get(kind, _NEEDED[kind])  # fmt: skip
+    spec = parse_spec(kind, more)
+    form = form_of(kind, values=values_of(spec.model_dump(mode="json")))
+    payload, _ = read_form(kind, FormData(posted(form)))
+    assert parse_spec(kind, payload) == spec
