@@ -23,8 +23,7 @@ def upgrade() -> None:
         " (SELECT count(*) FROM job AS earlier WHERE earlier.created_at < job.created_at) WHERE status = 'queued'"
     )
     with op.batch_alter_table("job", schema=None) as batch_op:
-        batch_op.alter_column("priority", server_default=None)
-        batch_op.alter_column("queue_position", server_default=None)
+        # the defaults stay: taking them away would rebuild the table on SQLite, whose rows the log's rows hang on
         batch_op.create_index(
             batch_op.f("ix_job_status_priority_queue_position"), ["status", "priority", "queue_position"], unique=False
         )
@@ -38,5 +37,5 @@ def downgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_job_event_job_id_kind_seq"))
     with op.batch_alter_table("job", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_job_status_priority_queue_position"))
-        batch_op.drop_column("queue_position")
-        batch_op.drop_column("priority")
+    op.drop_column("job", "queue_position")
+    op.drop_column("job", "priority")
