@@ -103,7 +103,7 @@ def _result(recorder: Recorder, name: str, out: Path) -> dict[str, Any]:
     return result
 
 
-def _no_learned_reward(_: object) -> Reward:
+def _no_learned_reward(_: object, k: float) -> Reward:
     raise AssertionError("these rewards need no votes")
 
 

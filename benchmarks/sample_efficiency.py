@@ -73,7 +73,7 @@ def run(reward: str, variant: str, seed: int, *, n_eval: int) -> Curve:
     return learn(f"{reward} · {variant} · seed {seed}", spec, build_reward(spec.reward, preference=_none)).curve
 
 
-def _none(_: object) -> Any:
+def _none(_: object, k: float) -> Any:
     raise AssertionError("no learned reward here")
 
 

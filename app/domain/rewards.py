@@ -118,7 +118,8 @@ BUILT_IN_REWARDS: tuple[RewardDescription, ...] = (
     RewardDescription(
         name=PREFERENCE,
         title="Learned preference",
-        description="A reward model that was trained on raters' votes (`reward_model_id` says which).",
+        description="A reward model that was trained on raters' votes (`reward_model_id` says which). "
+        "Parameter `k`: how many standard deviations of the ensemble are subtracted, as caution.",
         unit="standard deviations of the reference samples",
         direction="higher means more likely to be preferred",
         range=(None, None),

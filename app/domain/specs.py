@@ -150,6 +150,8 @@ class EvalSpec(Spec):
     n: int = Field(default=16, ge=1, le=1024)
     """Number of fixed evaluation seeds."""
     seed: Seed = 650
+    trajectory: int = Field(default=0, ge=0, le=50)
+    """Steps of the denoising trajectory at which x_0_pred of the fixed seeds is scored too; 0 scores only samples."""
 
 
 class GuardSpec(Spec):

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import comparing, gallery
 from app.db.queries import evaluation as queries
+from app.db.queries.dev_trajectories import dev_trajectories
 from app.db.queries.evaluation import Recipe
 from app.domain.enums import JobKind
 from app.domain.errors import ConflictError, NotFoundError
@@ -34,6 +35,8 @@ class DevRow:
     current: SampleView
     before: float | None
     after: float | None
+    trajectory: list[float]
+    """The optimised reward of x_0_pred along the denoising trajectory at this epoch; empty where it was not scored."""
 
     @property
     def difference(self) -> float | None:
@@ -95,10 +98,12 @@ def dev_set(
     optimised = [term.key for term in spec.reward]
     name = reward if reward in names else next((key for key in optimised if key in names), names[0] if names else "")
     views = {view.id: view for view in views_of(session, [drawn[id][seed] for id in ids for seed in shared])}
+    along = _trajectories(session, job_id, chosen, spec)
     rows = []
     for seed in shared:
         base, current = (views[drawn[id][seed].id] for id in ids)
-        rows.append(DevRow(seed, base, current, base.rewards.get(name), current.rewards.get(name)))
+        before, after = base.rewards.get(name), current.rewards.get(name)
+        rows.append(DevRow(seed, base, current, before, after, along.get(seed, [])))
     rows.sort(key=lambda row: _order(row, sort, descending))
     return DevSet(
         epoch=chosen,
@@ -110,6 +115,12 @@ def dev_set(
         rows=rows[offset : offset + limit],
         total=len(rows),
     )
+
+
+def _trajectories(session: Session, job_id: UUID, epoch: int, spec: FinetuneSpec) -> dict[int, list[float]]:
+    values, n = dev_trajectories(session, job_id, epoch), spec.eval.n
+    steps = len(values) // n
+    return {spec.eval.seed + place: values[place * steps : (place + 1) * steps] for place in range(n)} if steps else {}
 
 
 def _order(row: DevRow, sort: DevOrder, descending: bool) -> tuple[bool, float, int]:

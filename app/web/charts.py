@@ -41,6 +41,12 @@ class Chart:
     cells: list[Cell]
 
 
+def sparkline(values: Sequence[float], *, low: float, high: float, width: int = 120, height: int = 40) -> str:
+    """Points of an SVG polyline through `values`, on an axis from `low` to `high` that several of them share."""
+    across, up = _Scale(0, max(1, len(values) - 1), 3, width - 3), _Scale(low, high, height - 3, 3)
+    return " ".join(f"{across(place)},{up(value)}" for place, value in enumerate(values))
+
+
 class _Scale:
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         if not high > low:

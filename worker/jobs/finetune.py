@@ -15,6 +15,7 @@ from app.adapters.checkpoint_store import store_folder
 from app.config import Settings
 from app.db.models import Checkpoint
 from app.db.queries import checkpoints as queries
+from app.db.queries.dev_trajectories import record_dev_trajectories
 from app.db.queries.jobs import Claim
 from app.db.queries.samples import Recipe
 from app.domain.enums import CheckpointKind, EventKind
@@ -32,6 +33,7 @@ from worker.ml.encoders import load_encoder
 from worker.ml.policy import Policy, save_policy
 from worker.ml.progress import Metric, SilentMonitor
 
+_TRAJECTORIES = "eval_trajectories"
 _Diversity = Callable[[UInt8[np.ndarray, "n h w 3"]], float]
 
 
@@ -147,10 +149,13 @@ class _Recorder:
         return self._context.monitor.should_stop() or self.pause_reason is not None
 
     def metrics(self, row: Mapping[str, Metric]) -> None:
-        self._context.monitor.metrics(row)
+        """Values of single samples go to a table of their own: a log is read whole and must stay small."""
+        self._context.monitor.metrics({name: value for name, value in row.items() if name != _TRAJECTORIES})
         epoch = row["epoch"]
         assert isinstance(epoch, int)
         with self._context.fence.transaction() as session:
+            if isinstance(trajectories := row.get(_TRAJECTORIES), list):
+                record_dev_trajectories(session, self._context.job.id, epoch, trajectories)
             checkpoint = queries.checkpoint_of_epoch(session, self._context.job.id, epoch)
             if checkpoint is not None:
                 checkpoint.kl_nats = _number(row.get("eval_kl_nats"))

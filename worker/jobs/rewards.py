@@ -22,7 +22,7 @@ from worker.ml.rewards import Reward, RewardHost, build_reward
 def reward_of(context: JobContext, terms: Sequence[RewardTerm]) -> Reward:
     """The weighted reward that `terms` describe."""
     host = RewardHost(context.settings.weights_dir, context.device, context.monitor.log)
-    return build_reward(terms, preference=lambda reward_model_id: _load_preference(context, reward_model_id), host=host)
+    return build_reward(terms, preference=lambda id, k: _load_preference(context, id, k), host=host)
 
 
 def rewards_by_key(context: JobContext, terms: Iterable[RewardTerm]) -> dict[str, Reward]:
@@ -51,10 +51,10 @@ def record_evaluation(
     )
 
 
-def _load_preference(context: JobContext, reward_model_id: UUID) -> Reward:
+def _load_preference(context: JobContext, reward_model_id: UUID, k: float) -> Reward:
     with context.database.reader() as session:
         model = learning_queries.get_reward_model(session, reward_model_id)
     if model is None:
         raise JobError(f"Reward model {reward_model_id} does not exist any more.")
     encoder = load_encoder(model.encoder, device=context.device, weights_dir=context.settings.weights_dir)
-    return PreferenceReward(encoder, RewardHead.from_bytes(context.blobs.get(model.blob_sha256)))
+    return PreferenceReward(encoder, RewardHead.from_bytes(context.blobs.get(model.blob_sha256)), k=k)

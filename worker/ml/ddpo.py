@@ -304,10 +304,12 @@ class _Run:
                 precision=self.spec.precision,
                 reference=self.reference,
                 kl_samples=self._kl_samples(self.spec.eval.n),
+                keep_x_0_images=self.spec.eval.trajectory > 0,
                 between_batches=self._between_batches,
             )
             images = self.ranks.rows(trajectories.images)
             rewards = self.reward(images)  # on every rank: a sum of rewards takes its units from the first images
+            on_the_way = self._on_the_way(trajectories)
             if self.ranks.index == 0:
                 stored = averaged if self.spec.lora is None else merged(averaged)
                 self.sink.evaluated(epoch, stored, self.eval_seeds, images, rewards)
@@ -321,7 +323,17 @@ class _Run:
             "eval_kl_nats": self._mean_kl(trajectories, self.eval_schedule.trainable),
             "eval_kl_trained_nats": kl_nats,
         }
+        if on_the_way is not None:
+            row["eval_trajectories"] = on_the_way.ravel().tolist()
         return self.ranks.from_main((row, None) if self.ranks.index else self._judged(images, row, kl_nats))
+
+    def _on_the_way(self, trajectories: Trajectories) -> Float[np.ndarray, "n k"] | None:
+        """The reward of x_0_pred of the fixed seeds at `spec.eval.trajectory` steps, from the noisiest to the last."""
+        if trajectories.x_0_images is None:
+            return None
+        steps = np.linspace(0, self.spec.steps - 1, self.spec.eval.trajectory).round().astype(int)
+        images = [self.ranks.rows(trajectories.x_0_images[:, step]) for step in steps]
+        return np.stack([self.reward(each) for each in images], axis=1)
 
     def _judged(self, images: Images, row: dict[str, Metric], kl_nats: float) -> tuple[dict[str, Metric], str | None]:
         """The row with held-out rewards and diversity, and the guard's sentence."""

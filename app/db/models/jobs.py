@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ForeignKey, Index, String, Text
+from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, IdMixin, enum_type
@@ -67,6 +67,17 @@ class JobEvent(Base):
     kind: Mapped[EventKind] = mapped_column(enum_type(EventKind))
     payload: Mapped[dict[str, Any]]
     created_at: Mapped[datetime]
+
+
+class DevTrajectories(Base):
+    """Rewards of x_0_pred along the denoising trajectories of a run's fixed seeds at one epoch, seed after seed:
+    float32, little-endian."""
+
+    __tablename__ = "dev_trajectories"
+
+    job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
+    epoch: Mapped[int] = mapped_column(primary_key=True)
+    rewards: Mapped[bytes] = mapped_column(LargeBinary)
 
 
 class RewardAvailability(Base):

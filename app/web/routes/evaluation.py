@@ -13,7 +13,7 @@ from app.services import checkpoints, dev_sets, evaluation, jobs, rewards
 from app.services.dev_sets import DevOrder
 from app.services.evaluation import MOST_CHECKPOINTS
 from app.services.jobs import Submission
-from app.web.charts import distribution_chart, line_chart
+from app.web.charts import distribution_chart, line_chart, sparkline
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
 from app.web.pages import SubmittedForm
 from app.web.pagination import clean
@@ -117,7 +117,11 @@ def dev_set(
         offset=_DEV_ROWS * (view.page - 1), limit=_DEV_ROWS,
     )  # fmt: skip
     job = jobs.get_job(session, job_id)
-    context = {"job": job, "view": view, "found": found, "orders": DevOrder, "n_rows": _DEV_ROWS}
+    along = [value for row in found.rows for value in row.trajectory]
+    paths = {
+        row.seed: sparkline(row.trajectory, low=min(along), high=max(along)) for row in found.rows if row.trajectory
+    }
+    context = {"job": job, "view": view, "found": found, "orders": DevOrder, "n_rows": _DEV_ROWS, "paths": paths}
     return render(request, "evaluation/dev_set.html", context)
 
 

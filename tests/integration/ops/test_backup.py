@@ -285,7 +285,11 @@ def test_a_backup_of_the_first_version_loads_and_is_migrated(
     _rewrite(backup_file, changed, older)
     before = _rows(database)
     restore(database, blobs, changed, force=True)
-    assert _rows(database) == before
+    after = _rows(database)
+    for table, columns in known.items():
+        for rows in (before, after):  # what the version did not know has its default now
+            rows[table] = [{name: row[name] for name in row if name in columns} for row in rows.get(table, [])]
+        assert after[table] == before[table], table
     assert examine(database, blobs).problems == []
     database.dispose()
 

@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient
 from PIL import Image
 
 from app.db.models import JobEvent, Measurement, SampleReward
+from app.db.queries.dev_trajectories import record_dev_trajectories
 from app.domain.enums import EventKind
 from tests.integration.web.conftest import World
 
@@ -142,6 +143,21 @@ def test_a_development_set_is_sorted_and_paged_by_links_alone(
     assert 'aria-sort="descending"' in by_after
     beyond = client.get(f"/jobs/{job}/dev-set?page=2", headers=operator).text
     assert "There is no such page" in beyond
+
+
+def test_a_development_set_shows_the_reward_along_the_trajectory_of_its_own_epoch(
+    client: TestClient, operator: dict[str, str], world: World, run: tuple[UUID, UUID, list[UUID]]
+) -> None:
+    _, job, _ = run
+    rewards = [100.0 * place + step for place in range(6) for step in range(3)]
+    with world.database.writer() as session:
+        record_dev_trajectories(session, job, 2, [0.0] * 18)
+        record_dev_trajectories(session, job, 2, rewards)  # an epoch that is repeated replaces its own
+    page = client.get(f"/jobs/{job}/dev-set?epoch=2&sort=seed&down=1", headers=operator).text
+    assert page.index("from 500 at the first step to 502 at the last") < page.index("from 100 at the first step")
+    earlier = client.get(f"/jobs/{job}/dev-set?epoch=1", headers=operator).text
+    assert "at the first step" not in earlier
+    assert "eval.trajectory" in earlier
 
 
 def test_a_development_set_says_what_is_missing(

@@ -186,6 +186,22 @@ def test_every_row_tells_the_run(tmp_path: Path) -> None:
     assert monitor.fractions[-1] == pytest.approx(1.0)
 
 
+def test_scoring_the_trajectories_of_the_fixed_seeds_changes_nothing_about_the_run(tmp_path: Path) -> None:
+    plain, scored = Recorder(), Recorder()
+    one, other = Sink(), Sink()
+    run(make_spec(), tmp_path, sink=one, monitor=plain)
+    run(make_spec(eval={"every": 2, "n": 4, "trajectory": 3}), tmp_path, sink=other, monitor=scored)
+    for epoch, weights in one.weights.items():
+        assert all(torch.equal(weights[name], other.weights[epoch][name]) for name in weights)
+    for row, expected in zip(scored.rows, plain.rows, strict=True):
+        along = row.pop("eval_trajectories", None)
+        assert row == expected
+        assert (along is not None) == (row["epoch"] in other.weights)
+        if along is not None:  # the last step is deterministic: what it predicts is the sample
+            last = np.reshape(along, (4, 3))[:, -1]
+            np.testing.assert_allclose(last, brightness(other.images[row["epoch"]]), atol=1e-6)
+
+
 @pytest.mark.parametrize(("model", "samples"), [("tiny", 8), ("critters-64", 2)])
 def test_gradient_norms_stay_within_50_times_their_median_at_every_timestep(
     model: str, samples: int, tmp_path: Path

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ GREY = np.full((1, 16, 16, 3), 128, dtype=np.uint8)
 
 
 def built(name: str, **params: float) -> Reward:
-    def no_preference(_: object) -> Reward:
+    def no_preference(_: object, k: float) -> Reward:
         raise AssertionError("no learned reward was asked for")
 
     return build_reward([RewardTerm(name=name, params=dict(params))], preference=no_preference)
@@ -62,13 +63,13 @@ def test_colourfulness_by_hand() -> None:
 
 def test_weight_scales_a_single_reward_in_its_own_unit() -> None:
     term = RewardTerm(name="brightness", weight=-2.0)
-    reward = build_reward([term], preference=lambda _: brightness)
+    reward = build_reward([term], preference=lambda _, k: brightness)
     assert reward(NOISE) == pytest.approx(-2 * brightness(NOISE))
 
 
 def test_a_sum_standardises_each_reward_on_the_first_images_and_keeps_that() -> None:
     terms = [RewardTerm(name="brightness"), RewardTerm(name="colourfulness", weight=0.5)]
-    reward = build_reward(terms, preference=lambda _: brightness)
+    reward = build_reward(terms, preference=lambda _, k: brightness)
     assert isinstance(reward, CombinedReward)
     first = reward(NOISE)
     assert first.mean() == pytest.approx(0)
@@ -102,3 +103,19 @@ def test_the_catalogue_lists_every_reward_once_and_the_learned_one(tmp_path: Pat
     names = [info.name for info in catalogue(RewardHost(weights_dir=tmp_path))]
     assert len(set(names)) == len(names)
     assert {"jpeg_compressibility", "jpeg_incompressibility", "preference"} <= set(names)
+
+
+def test_a_learned_reward_is_built_with_its_caution() -> None:
+    asked: list[tuple[object, float]] = []
+
+    def load(id: object, k: float) -> Reward:
+        asked.append((id, k))
+        return built("brightness")
+
+    model = uuid4()
+    for params in ({}, {"k": 1.5}):
+        build_reward([RewardTerm(name="preference", reward_model_id=model, params=params)], preference=load)
+    assert asked == [(model, 0.0), (model, 1.5)]
+    for params, sentence in (({"k": -1}, "from 0 to 100"), ({"caution": 1}, "parameter k alone, not caution")):
+        with pytest.raises(InvalidSpecError, match=sentence):
+            build_reward([RewardTerm(name="preference", reward_model_id=model, params=params)], preference=load)

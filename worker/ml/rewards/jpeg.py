@@ -3,6 +3,7 @@
 import io
 import os
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 import numpy as np
 from PIL import Image
@@ -11,18 +12,25 @@ from worker.ml.rewards.base import Images, RewardInfo, RewardMap, RewardPlugin, 
 from worker.ml.rewards.host import RewardHost
 from worker.ml.rewards.jpeg_blocks import block_kilobytes
 
-_POOL = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="jpeg")
+_CORES = os.cpu_count() or 1
+_POOL = ThreadPoolExecutor(max_workers=_CORES, thread_name_prefix="jpeg")
+_WORTH_A_THREAD = 128 * 128
+"""Pixels from which encoding, without the GIL, takes longer than the Python around it; smaller images go in turn."""
 
 
 class JpegSize:
-    """`sign` times the encoded size in kB of 1000 bytes. Pillow's encoder releases the GIL, so threads run at once."""
+    """`sign` times the encoded size in kB of 1000 bytes; large images are encoded on all cores at once."""
 
     def __init__(self, *, sign: int, quality: float = 95) -> None:
         self._sign = sign
         self._quality = int(require_between("quality", quality, 1, 100))
 
     def __call__(self, images: Images) -> Rewards:
-        return self._sign * np.fromiter(_POOL.map(self._kilobytes, images), dtype=np.float64, count=len(images))
+        parallel = len(images) > 1 and images[0].shape[0] * images[0].shape[1] >= _WORTH_A_THREAD
+        slices = np.array_split(np.arange(len(images)), _CORES) if parallel else [np.arange(len(images))]
+        work = _POOL.map if parallel else map
+        parts = work(lambda rows: [self._kilobytes(images[row]) for row in rows], slices)
+        return self._sign * np.fromiter(chain.from_iterable(parts), dtype=np.float64, count=len(images))
 
     def reward_map(self, images: Images) -> RewardMap:
         """`sign` times the kB of every 8x8 block."""

@@ -8,7 +8,16 @@ from uuid import UUID
 from app.domain.errors import InvalidSpecError, UnavailableError
 from app.domain.specs import RewardTerm
 from worker.ml.rewards import aesthetic, age, clip_similarity, jpeg, pixels
-from worker.ml.rewards.base import CheckedReward, Images, Reward, RewardInfo, RewardMap, RewardPlugin, Rewards
+from worker.ml.rewards.base import (
+    CheckedReward,
+    Images,
+    Reward,
+    RewardInfo,
+    RewardMap,
+    RewardPlugin,
+    Rewards,
+    require_between,
+)
 from worker.ml.rewards.combined import CombinedReward
 from worker.ml.rewards.host import RewardHost
 
@@ -16,7 +25,8 @@ ENTRY_POINT_GROUP = "tastemaker.rewards"
 PREFERENCE = RewardInfo(
     name="preference",
     title="Learned preference",
-    description="A reward model that was trained on raters' votes (`reward_model_id` says which).",
+    description="A reward model that was trained on raters' votes (`reward_model_id` says which). "
+    "Parameter `k`: how many standard deviations of the ensemble are subtracted, as caution.",
     unit="standard deviations of the reference samples",
     direction="higher means more likely to be preferred",
     range=(None, None),
@@ -64,12 +74,13 @@ def catalogue(host: RewardHost) -> list[RewardInfo]:
 
 
 def build_reward(
-    terms: Sequence[RewardTerm], *, preference: Callable[[UUID], Reward], host: RewardHost | None = None
+    terms: Sequence[RewardTerm], *, preference: Callable[[UUID, float], Reward], host: RewardHost | None = None
 ) -> Reward:
     """The reward that `terms` describe: one term times its weight, or several standardised ones summed.
 
     Args:
-        preference: loads a learned reward by its id.
+        preference: loads a learned reward by its id, less as many standard deviations of its ensemble as the number
+            says (parameter `k`).
         host: where weights are; None for one without a weights folder, on the CPU.
 
     Raises:
@@ -96,9 +107,12 @@ class Weighted:
         return self._weight * self._reward.reward_map(images)
 
 
-def _build(term: RewardTerm, preference: Callable[[UUID], Reward], host: RewardHost) -> Reward:
+def _build(term: RewardTerm, preference: Callable[[UUID, float], Reward], host: RewardHost) -> Reward:
     if term.reward_model_id is not None:
-        return preference(term.reward_model_id)
+        if unknown := term.params.keys() - {"k"}:
+            names = ", ".join(sorted(unknown))
+            raise InvalidSpecError(f"The reward {term.name!r} takes the parameter k alone, not {names}.")
+        return preference(term.reward_model_id, require_between("k", term.params.get("k", 0.0), 0.0, 100.0))
     plugin = _plugins().get(term.name)
     if plugin is None:
         known = ", ".join((*_plugins(), PREFERENCE.name))

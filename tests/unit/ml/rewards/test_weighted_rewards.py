@@ -28,7 +28,7 @@ from worker.ml.rewards.clip_similarity import _ON_HUB, ClipSimilarity
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, 24, 24, 3), dtype=np.uint8)
 
 
-def no_preference(_: UUID) -> Reward:
+def no_preference(_: UUID, k: float) -> Reward:
     raise AssertionError("no learned reward is asked for here")
 
 
