@@ -13,7 +13,16 @@ from app.db.queries import past_runs as queries
 from app.domain.effort import UPDATE_WEIGHT, FinetuneEffort, finetune_effort
 from app.domain.enums import EventKind, JobKind
 from app.domain.errors import InvalidSpecError
-from app.domain.specs import AnalyzeSpec, EvaluateSpec, FinetuneSpec, PretrainSpec, SampleSpec, Spec, parse_spec
+from app.domain.specs import (
+    AnalyzeSpec,
+    EvaluateSpec,
+    FinetuneSpec,
+    PretrainSpec,
+    PushSpec,
+    SampleSpec,
+    Spec,
+    parse_spec,
+)
 
 _LOOKED_AT = 30  # past jobs of a kind
 _EPOCHS_LOOKED_AT = 20  # newest epochs of each
@@ -52,6 +61,8 @@ def estimate(session: Session, spec: Spec) -> Estimate:
             return _proportional(
                 session, same, spec.steps * spec.batch_size, lambda old: old["steps"] * old["batch_size"], "updates"
             )
+        case PushSpec():
+            return Estimate(None, None, None, "it depends on the hub and the line to it")
         case _:
             return _proportional(session, _past(session, JobKind.REWARD_MODEL), 1, lambda _: 1, "votes and ensemble")
 

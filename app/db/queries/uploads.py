@@ -19,10 +19,6 @@ def newest_uploads(session: Session, *, limit: int) -> Sequence[Upload]:
     return session.scalars(select(Upload).order_by(Upload.created_at.desc(), Upload.id).limit(limit)).all()
 
 
-def is_upload(session: Session, sha256: str) -> bool:
-    return session.scalar(select(Upload.id).where(Upload.sha256 == sha256)) is not None
-
-
 def add_upload(session: Session, *, sha256: str, width: int, height: int, created_by: UUID, now: datetime) -> Upload:
     """The row of this picture, added if it is new."""
     row = {

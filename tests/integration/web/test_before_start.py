@@ -1,5 +1,6 @@
 """What a form says before a job starts: time and memory from past runs, or that nothing is known."""
 
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +9,7 @@ import pytest
 from app.db.queries import jobs as job_queries
 from app.domain.effort import finetune_effort
 from app.domain.enums import EventKind, JobKind, JobStatus
-from app.domain.specs import FinetuneSpec
+from app.domain.specs import FinetuneSpec, PushSpec, RewardModelSpec
 from app.services.estimates import estimate
 
 
@@ -38,3 +39,12 @@ def test_a_finetune_is_estimated_from_what_a_past_one_of_the_model_took(world: A
     assert found.basis == "1 past finetune of this model on lab"
     assert other.seconds is None
     assert other.calibration_id is not None, "another model says nothing about this one"
+
+
+def test_past_reward_models_say_nothing_about_a_push(world: Any) -> None:
+    moments = {"started_at": world.now, "finished_at": world.now + timedelta(seconds=30)}
+    world.job(JobKind.REWARD_MODEL, JobStatus.SUCCEEDED, attempts=1, **moments)
+    with world.database.reader() as session:
+        push = PushSpec(checkpoint_id=world.checkpoint(), repo_id="lab/model")
+        assert estimate(session, push).seconds is None
+        assert estimate(session, RewardModelSpec(campaign_id=push.checkpoint_id)).seconds == 30
