@@ -2,9 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+
+def _no_truth(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Count = Annotated[int, BeforeValidator(_no_truth)]
 
 
 class RetentionRule(BaseModel):
@@ -18,11 +28,11 @@ class RetentionRule(BaseModel):
         json_schema_extra={"example": {"keep_every": 5, "keep_last": 3, "min_age_hours": 24, "automatic": False}},
     )  # fmt: skip
 
-    keep_every: int | None = Field(default=None, ge=1, le=100_000)
+    keep_every: Count | None = Field(default=None, ge=1, le=100_000)
     """Keep the epochs that this number divides; empty keeps none for their number."""
-    keep_last: int = Field(default=3, ge=1, le=100_000)
+    keep_last: Count = Field(default=3, ge=1, le=100_000)
     """Keep this many of each run's last saved epochs."""
-    min_age_hours: int = Field(default=24, ge=0, le=24 * 365)
+    min_age_hours: Count = Field(default=24, ge=0, le=24 * 365)
     """Keep what is younger."""
     automatic: bool = False
     """Act on it every hour; otherwise only when asked to."""
