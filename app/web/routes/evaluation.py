@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse
 from pydantic import BaseModel, Field
 
 from app.domain.enums import JobKind
+from app.domain.rewards import PREFERENCE
 from app.services import checkpoints, dev_sets, evaluation, jobs, rewards
 from app.services.dev_sets import DevOrder
 from app.services.evaluation import MOST_CHECKPOINTS
@@ -78,7 +79,7 @@ def table(
             "chosen": chosen,
             "choices": [*chosen, *(row for row in listed if row.parent_id and row.id not in ids)],
             "most": MOST_CHECKPOINTS,
-            "runnable": [reward for reward in rewards.list_rewards(session) if reward.can_run],
+            "runnable": [row for row in rewards.list_rewards(session) if row.can_run and row.name != PREFERENCE],
             "n_seeds": _SEEDS,
         },
     )
