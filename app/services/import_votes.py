@@ -121,9 +121,13 @@ def import_votes(
     stored = 0
     for vote in new:
         left, right = samples[vote.left_sample_id], samples[vote.right_sample_id]
+        if left == right:
+            raise _refused(f"Comparison {vote.comparison_id} shows one sample twice; remove it from the file.")
         pair_id = labeling_queries.ensure_pair(session, campaign_id, canonical(left, right), now=now)
         rater_id = raters[vote.rater]
-        if queries.has_seen(session, pair_id, rater_id, vote.repetition):
+        seen = queries.showing_of(session, pair_id, rater_id, vote.repetition)
+        if seen is not None:
+            ids[vote.comparison_id] = seen  # a repeat of it further down repeats what is here
             continue
         if vote.gold is not None:
             queries.ensure_gold(session, campaign_id, pair_id, left if vote.gold == "left" else right, now=now)

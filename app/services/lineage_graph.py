@@ -128,8 +128,7 @@ def _causes(session: Session, of: _Ids) -> _Ids:
     named = _named(queries.jobs(session, of.get(NodeKind.JOB, ())))
     campaigns = of.get(NodeKind.CAMPAIGN, set())
     voters = set(queries.raters_of(session, campaigns))
-    for snapshot in snapshots:
-        voters.update(queries.raters_before(session, snapshot))
+    voters.update(queries.raters_in(session, [row.id for row in snapshots]))
     return {
         NodeKind.RATER: voters,
         NodeKind.CAMPAIGN: {row.campaign_id for row in snapshots} | named,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db.models import (
@@ -53,18 +53,17 @@ def user_ids(session: Session) -> Sequence[UUID]:
     return session.scalars(select(User.id)).all()
 
 
-def has_seen(session: Session, pair_id: UUID, rater_id: UUID, repetition: int) -> bool:
-    return bool(
-        session.scalar(
-            select(
-                exists().where(
-                    Comparison.pair_id == pair_id,
-                    Comparison.rater_id == rater_id,
-                    Comparison.repetition == repetition,
-                    Comparison.expired.is_(False),
-                )
-            )
+def showing_of(session: Session, pair_id: UUID, rater_id: UUID, repetition: int) -> UUID | None:
+    """The comparison in which the rater has had this pair; None where they have not."""
+    return session.scalar(
+        select(Comparison.id)
+        .where(
+            Comparison.pair_id == pair_id,
+            Comparison.rater_id == rater_id,
+            Comparison.repetition == repetition,
+            Comparison.expired.is_(False),
         )
+        .limit(1)
     )
 
 

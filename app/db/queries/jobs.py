@@ -153,13 +153,21 @@ def finish(
     values: dict[str, Any] = {"status": status, "finished_at": now, "error": error, "eta_seconds": None}
     values["cancel_requested"] = False
     if status is JobStatus.SUCCEEDED:
-        values |= {"progress": 1.0, "result": dict(result or {})}
+        values |= {"progress": 1.0, "result": dict(result or {}) | _chosen(session, job_id)}
         if not keep_state:
             values["resume_sha256"] = None
     session.execute(update(Job).where(Job.id == job_id).values(values).execution_options(synchronize_session=False))
     payload = {"status": status.value} | ({"message": error} if error else {})
     append_event(session, job_id, EventKind.STATUS, payload, now)
     announce_job_end(session, job_id, now)
+
+
+def _chosen(session: Session, job_id: UUID) -> dict[str, Any]:
+    """The result that somebody chose while the job ran to its end without seeing that it was asked to stop."""
+    asked, result = session.execute(select(Job.cancel_requested, Job.result).where(Job.id == job_id)).one()
+    if not asked or "chosen_epoch" not in result:
+        return {}
+    return {name: result[name] for name in ("checkpoint_id", "chosen_epoch")}
 
 
 def requeue(session: Session, job_id: UUID, now: datetime, *, message: str, count_attempt: bool = True) -> None:

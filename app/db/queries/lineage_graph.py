@@ -6,7 +6,17 @@ from uuid import UUID
 from sqlalchemy import String, cast, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Campaign, CampaignCheckpoint, Checkpoint, Job, LabelSnapshot, Preference, RewardModel, User
+from app.db.models import (
+    Campaign,
+    CampaignCheckpoint,
+    Checkpoint,
+    Job,
+    LabelSnapshot,
+    Preference,
+    RewardModel,
+    SnapshotRater,
+    User,
+)
 from app.db.queries.bulk import in_chunks
 
 
@@ -88,12 +98,10 @@ def raters_of(session: Session, campaign_ids: Collection[UUID]) -> Sequence[UUID
     return session.scalars(select(Preference.rater_id).where(Preference.campaign_id.in_(campaign_ids)).distinct()).all()
 
 
-def raters_before(session: Session, snapshot: LabelSnapshot) -> Sequence[UUID]:
-    """Who had voted in the snapshot's campaign when it was frozen."""
+def raters_in(session: Session, snapshot_ids: Collection[UUID]) -> Sequence[UUID]:
+    """Whose votes these snapshots froze. Times cannot tell: imported votes keep those they were given at."""
     return session.scalars(
-        select(Preference.rater_id)
-        .where(Preference.campaign_id == snapshot.campaign_id, Preference.created_at <= snapshot.created_at)
-        .distinct()
+        select(SnapshotRater.rater_id).where(SnapshotRater.snapshot_id.in_(snapshot_ids)).distinct()
     ).all()
 
 

@@ -143,6 +143,29 @@ def test_another_deployment_finds_samples_by_their_images_and_makes_raters_nobod
         assert all(user.password_hash is None and user.role is Role.RATER for user in strangers)
 
 
+def test_repeats_of_showings_that_are_here_under_other_ids_are_repeats_of_those(
+    client: TestClient, campaign: str, operator: Headers, base: UUID
+):
+    rows = lines(export(client, campaign, operator, "jsonl"))
+    firsts = [row for row in rows if row["repeat_of"] is None]
+    there = new_campaign(client, operator, base)
+    data = b"".join(json.dumps(row).encode() + b"\n" for row in firsts)
+    assert send(client, there, operator, data).json()["imported"] == len(firsts)
+    for row in rows:
+        for name in ("comparison_id", "repeat_of"):
+            row[name] = row[name] and str(UUID(int=UUID(row[name]).int ^ 1))
+    answer = send(client, there, operator, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["imported"] == len(rows) - len(firsts) > 0
+
+
+def test_a_vote_between_a_sample_and_itself_is_refused(client: TestClient, campaign: str, operator: Headers):
+    row = lines(export(client, campaign, operator, "jsonl"))[0] | {"comparison_id": str(uuid4())}
+    row |= {"right_sample_id": row["left_sample_id"], "right_sha256": row["left_sha256"]}
+    answer = send(client, campaign, operator, json.dumps(row).encode())
+    assert (answer.status_code, "one sample twice" in answer.text) == (422, True)
+
+
 def test_the_folder_is_laid_out_as_datasets_wants_it(
     client: TestClient, campaign: str, operator: Headers, settings: Settings
 ):

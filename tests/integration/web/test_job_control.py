@@ -126,6 +126,21 @@ def test_an_earlier_epoch_becomes_the_result_and_a_running_job_is_stopped(
     assert client.post(f"{URL}/{job_id}/result", json={"epoch": 1}, headers=operator).json()["cancel_requested"]
 
 
+def test_a_result_that_was_chosen_stays_where_the_run_succeeds_before_it_stops(
+    client: TestClient, world: Any, operator: Headers
+) -> None:
+    base = world.checkpoint()
+    job_id, epochs = world.finetune(base, [1, 2], spec=finetune_spec(base))
+    with world.database.writer() as session:
+        session.get_one(Job, job_id).status = JobStatus.RUNNING
+    client.post(f"{URL}/{job_id}/result", json={"epoch": 1}, headers=operator)
+    last = {"checkpoint_id": str(epochs[1]), "epochs": 2}
+    with world.database.writer() as session:
+        job_queries.finish(session, job_id, JobStatus.SUCCEEDED, world.now, result=last)
+    result = client.get(f"{URL}/{job_id}", headers=operator).json()["result"]
+    assert result == {"checkpoint_id": str(epochs[0]), "chosen_epoch": 1, "epochs": 2}
+
+
 def test_retracted_raters_speak_neither_for_nor_against_a_run(world: Any) -> None:
     base = world.checkpoint()
     _, [tuned] = world.finetune(base, [1])

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 from fastapi.testclient import TestClient
 
-from app.db.models import LabelSnapshot, Preference, RewardModel
+from app.db.models import LabelSnapshot, Preference, RewardModel, SnapshotRater
 from app.domain.enums import Choice, JobKind, JobStatus
 
 Headers = dict[str, str]
@@ -27,10 +27,11 @@ def chain(world: Any) -> dict[str, UUID]:
         blob_sha256="b" * 64, n_labels=2, report={}, created_at=world.now,
     )  # fmt: skip
     world.add(snapshot, model)
-    spec = {"checkpoint_id": str(base), "reward": [{"name": "preference", "reward_model_id": str(model.id)}]}
-    finetune, [tuned] = world.finetune(base, [1], spec=spec)
     with world.database.reader() as session:
         rater = session.query(Preference).first().rater_id
+    world.add(SnapshotRater(snapshot_id=snapshot.id, rater_id=rater, n_votes=2, weight=1.0))
+    spec = {"checkpoint_id": str(base), "reward": [{"name": "preference", "reward_model_id": str(model.id)}]}
+    finetune, [tuned] = world.finetune(base, [1], spec=spec)
     return {
         "rater": rater, "campaign": campaign, "label_snapshot": snapshot.id, "reward_model": model.id,
         "learning": learning, "finetune": finetune, "base": base, "tuned": tuned,
@@ -85,6 +86,18 @@ def test_every_step_can_be_taken_both_ways(
     assert page.status_code == 200
     for other in (cause, effect):
         assert f"/{chain[other]}" in page.text
+
+
+def test_a_snapshots_raters_are_those_it_froze_whenever_they_voted(
+    client: TestClient, operator: Headers, world: Any, chain: dict[str, UUID]
+) -> None:
+    """The votes are older than this snapshot, which holds none of them."""
+    empty = LabelSnapshot(
+        id=uuid4(), campaign_id=chain["campaign"], sha256="c" * 64, n_labels=0, created_at=world.now.replace(year=2031)
+    )
+    world.add(empty)
+    graph = client.get(f"{URL}/label_snapshot/{empty.id}", headers=operator).json()
+    assert {node["id"] for node in graph["comes_from"][0]} == {str(chain["campaign"])}
 
 
 def test_an_unknown_thing_is_404(client: TestClient, operator: Headers) -> None:
