@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.web.figures import Scale, nice_values
+
 WIDTH, HEIGHT = 640, 260
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 36
 _COLUMNS, _ROWS = 120, 28  # at most: more epochs share a column
@@ -43,26 +45,8 @@ class Chart:
 
 def sparkline(values: Sequence[float], *, low: float, high: float, width: int = 120, height: int = 40) -> str:
     """Points of an SVG polyline through `values`, on an axis from `low` to `high` that several of them share."""
-    across, up = _Scale(0, max(1, len(values) - 1), 3, width - 3), _Scale(low, high, height - 3, 3)
+    across, up = _scale(0, max(1, len(values) - 1), 3, width - 3), _scale(low, high, height - 3, 3)
     return " ".join(f"{across(place)},{up(value)}" for place, value in enumerate(values))
-
-
-class _Scale:
-    def __init__(self, low: float, high: float, start: float, end: float) -> None:
-        if not high > low:
-            spread = abs(low) * 0.05 or 1.0
-            low, high = low - spread, high + spread
-        self.low, self.high, self._start, self._end = low, high, start, end
-
-    def __call__(self, value: float) -> float:
-        share = (value - self.low) / (self.high - self.low)
-        return round(self._start + share * (self._end - self._start), 1)
-
-    def ticks(self, n: int = 5) -> list[Tick]:
-        step = _round_step((self.high - self.low) / n)
-        first = math.ceil(self.low / step)
-        last = math.floor(self.high / step + 1e-9)
-        return [Tick(self(k * step), _label(k * step)) for k in range(first, last + 1)]
 
 
 def distribution_chart(columns: Mapping[str, Sequence[Any]]) -> Chart | None:
@@ -89,9 +73,9 @@ def distribution_chart(columns: Mapping[str, Sequence[Any]]) -> Chart | None:
     if not told:
         return None
     first, last = told[0][0], told[-1][0]
-    y = _Scale(min(row[2] for row in told), max(row[3] for row in told), HEIGHT - BOTTOM, TOP)
+    y = _scale(min(row[2] for row in told), max(row[3] for row in told), HEIGHT - BOTTOM, TOP)
     n_columns = min(_COLUMNS, last - first + 1)
-    x = _Scale(first - 0.5, last + 0.5, LEFT, WIDTH - RIGHT)
+    x = _scale(first - 0.5, last + 0.5, LEFT, WIDTH - RIGHT)
     grid = [[0.0] * _ROWS for _ in range(n_columns)]
     for epoch, counts, low, high, _ in told:
         column = min(n_columns - 1, (epoch - first) * n_columns // (last - first + 1))
@@ -122,7 +106,7 @@ def distribution_chart(columns: Mapping[str, Sequence[Any]]) -> Chart | None:
                     )
                 )
     line = " ".join(f"{x(epoch)},{y(mean)}" for epoch, _, _, _, mean in told)
-    return Chart(_epoch_ticks(x, first, last), y.ticks(), line, cells)
+    return Chart(_epoch_ticks(x, first, last), _ticks(y), line, cells)
 
 
 def line_chart(columns: Mapping[str, Sequence[Any]], name: str) -> Chart | None:
@@ -137,15 +121,27 @@ def line_chart(columns: Mapping[str, Sequence[Any]], name: str) -> Chart | None:
     stride = math.ceil(len(points) / 600)
     points = [*points[:-1:stride], points[-1]]
     values = [value for _, value in points]
-    y = _Scale(min(values), max(values), HEIGHT - BOTTOM, TOP)
-    x = _Scale(points[0][0] - 0.5, points[-1][0] + 0.5, LEFT, WIDTH - RIGHT)
+    y = _scale(min(values), max(values), HEIGHT - BOTTOM, TOP)
+    x = _scale(points[0][0] - 0.5, points[-1][0] + 0.5, LEFT, WIDTH - RIGHT)
     line = " ".join(f"{x(epoch)},{y(value)}" for epoch, value in points)
-    return Chart(_epoch_ticks(x, points[0][0], points[-1][0]), y.ticks(), line, [])
+    return Chart(_epoch_ticks(x, points[0][0], points[-1][0]), _ticks(y), line, [])
 
 
-def _epoch_ticks(x: _Scale, first: int, last: int) -> list[Tick]:
-    step = max(1, round(_round_step((last - first) / 8))) if last > first else 1
-    return [Tick(x(epoch), str(epoch)) for epoch in range(math.ceil(first / step) * step, last + 1, step)]
+def _scale(low: float, high: float, start: float, end: float) -> Scale:
+    """From end to end of the range; around a constant there is some air."""
+    if not high > low:
+        spread = abs(low) * 0.05 or 1.0
+        low, high = low - spread, high + spread
+    return Scale(low, high, start, end)
+
+
+def _ticks(scale: Scale) -> list[Tick]:
+    return [Tick(scale(value), _label(value)) for value in nice_values(scale.low, scale.high)]
+
+
+def _epoch_ticks(x: Scale, first: int, last: int) -> list[Tick]:
+    epochs = {first} if first == last else {round(value) for value in nice_values(first, last, 8)}
+    return [Tick(x(epoch), str(epoch)) for epoch in sorted(epochs)]
 
 
 def _label(value: float) -> str:
@@ -154,11 +150,3 @@ def _label(value: float) -> str:
         return f"{value:.6g}"
     digits, _, exponent = f"{value:.2e}".partition("e")
     return f"{float(digits):g}e{int(exponent)}"
-
-
-def _round_step(rough: float) -> float:
-    """The step of 1, 2 or 5 times a power of ten that is next to `rough`."""
-    if rough <= 0:
-        return 1.0
-    power = 10.0 ** math.floor(math.log10(rough))
-    return min((1, 2, 5, 10), key=lambda factor: abs(factor * power - rough)) * power
