@@ -57,7 +57,9 @@ def test_a_table_pairs_the_seeds_that_both_drew_with_one_recipe(
     after = {seed: before[seed] + float(rng.normal(0.2, 0.05)) for seed in range(10, 40)}
     measure(world, base, before)
     measure(world, tuned, after)
-    measure(world, tuned, dict.fromkeys(range(20), 9.0), steps=10)  # another recipe, which the base never drew
+    measure(world, tuned, dict.fromkeys(range(20), 9.0), steps=10)  # another recipe, of which
+    measure(world, base, dict.fromkeys(range(5), 1.0), steps=10)  # they share fewer seeds
+    measure(world, tuned, dict.fromkeys(range(20), 9.0), steps=5)  # and one that the base never drew
     remember(world, tuned, 30)
     answer = client.get("/api/v1/evaluations", params={"checkpoint_id": [str(tuned)]}, headers=operator)
     assert answer.status_code == 200
