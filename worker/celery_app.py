@@ -1,4 +1,4 @@
-"""The Celery application: `celery --app worker.celery_app worker --pool threads --concurrency N`.
+"""The Celery application: `python -m worker --pool threads --concurrency N`.
 
 Celery only carries ids to the runner. Importing this module opens nothing and does not import torch.
 """

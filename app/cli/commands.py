@@ -87,7 +87,7 @@ def serve(workers: Annotated[int, typer.Option(help="Web processes.", min=1, max
 def worker() -> None:
     """Run a worker that takes jobs from the queue."""
     settings = get_settings()
-    command = [sys.executable, "-m", "celery", "--app", "worker.celery_app", "worker"]
+    command = [sys.executable, "-m", "worker"]
     command += ["--pool", "threads", "--concurrency", str(settings.worker_concurrency), "--queues", "jobs"]
     command += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
     os.execv(sys.executable, command)

@@ -2,7 +2,9 @@
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints
+
+from app.domain.documented import Documented
 
 MOST_TAGS = 20
 
@@ -17,12 +19,11 @@ def _once_each(tags: list[str] | None) -> list[str] | None:
     return None if tags is None else sorted(set(tags))
 
 
-class Marks(BaseModel):
+class Marks(Documented):
     """Changes of marks: what is left out stays as it is."""
 
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={"example": {"starred": True, "tags": ["for the paper"], "note": "The horns are back."}},
     )
 

@@ -1,12 +1,14 @@
 """The built-in rewards, as they are listed before any worker has reported what it can run."""
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
+
+from app.domain.documented import Documented
 
 
-class RewardDescription(BaseModel):
+class RewardDescription(Documented):
     """A reward as people see it in a list. Higher is what finetuning moves toward."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     name: str
     title: str

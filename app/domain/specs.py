@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from app.domain.documented import Documented
 from app.domain.enums import AnalysisKind, Baseline, Credit, JobKind, Objective, Precision
 from app.domain.errors import InvalidSpecError
 from app.domain.presets import FINETUNE_PRESETS
@@ -20,10 +21,10 @@ SamplingSteps = Annotated[Steps, Field(default=40)]
 Name = Annotated[str, Field(min_length=1, max_length=120)]
 
 
-class Spec(BaseModel):
+class Spec(Documented):
     """Base of all specs: unknown fields are errors, instances are immutable, NaN and infinity are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class GuidanceSpec(Spec):

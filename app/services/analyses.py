@@ -8,13 +8,14 @@ from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
 from app.db.models import Job
 from app.db.queries import analyses as queries
 from app.db.queries.keyset import Position, Slice
+from app.domain.documented import Documented
 from app.domain.enums import AnalysisKind, JobKind, JobStatus
 from app.domain.errors import NotFoundError
 
@@ -22,10 +23,8 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DOCUMENTS_IN_MEMORY = 8
 
 
-class AnalysisView(BaseModel):
+class AnalysisView(Documented):
     """An analysis; its id is its job's."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: UUID
     kind: AnalysisKind

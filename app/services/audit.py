@@ -3,18 +3,16 @@
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from app.db.models import AuditEntry
 from app.db.queries import accounts as account_queries
 from app.db.queries import audit as queries
 from app.db.queries.keyset import Position, Slice
+from app.domain.documented import Documented
 
 
-class AuditView(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class AuditView(Documented):
     id: UUID
     user_id: UUID | None
     """None where nobody was signed in, or the user is gone."""

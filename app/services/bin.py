@@ -10,7 +10,6 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from app.adapters import checkpoint_store
@@ -20,6 +19,7 @@ from app.db.models import Checkpoint, Job
 from app.db.queries import bin as queries
 from app.db.queries.blob_refs import BlobRole, blob_references
 from app.db.session import Database
+from app.domain.documented import Documented
 from app.domain.errors import ConflictError, NotFoundError, TastemakerError
 from app.services import audit
 from app.services.accounts import Principal
@@ -33,10 +33,8 @@ BLOB_GRACE = timedelta(days=1)
 _JOBS_SHOWN = 20
 
 
-class Dependent(BaseModel):
+class Dependent(Documented):
     """Something that would be affected, and whether it keeps the checkpoint from being deleted."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     kind: Literal["checkpoint", "job", "campaign", "other"]
     id: UUID | None
@@ -46,10 +44,8 @@ class Dependent(BaseModel):
     """A phrase that goes on from the name."""
 
 
-class DeletionPreview(BaseModel):
+class DeletionPreview(Documented):
     """What deleting a checkpoint would do."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoint_id: UUID
     name: str

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from app.adapters import checkpoint_store
@@ -19,6 +19,7 @@ from app.db.queries import gallery as queries
 from app.db.queries.gallery import CheckpointFilter
 from app.db.queries.keyset import Position, Slice
 from app.domain.bundled import BUNDLED
+from app.domain.documented import Documented
 from app.domain.enums import CheckpointKind
 from app.domain.errors import ConflictError, CorruptDataError, NotFoundError
 from app.domain.marks import Marks
@@ -39,10 +40,8 @@ class MeasuredReward(BaseModel):
     n: int
 
 
-class CheckpointView(BaseModel):
+class CheckpointView(Documented):
     """A checkpoint as the API and the pages show it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: UUID
     name: str

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.db.models import Checkpoint
@@ -12,6 +12,7 @@ from app.db.queries import evaluation as queries
 from app.db.queries import gallery
 from app.db.queries import pages as page_queries
 from app.db.queries.evaluation import Values
+from app.domain.documented import Documented
 from app.domain.errors import ConflictError
 from app.domain.rewards import BUILT_IN_REWARDS, PREFERENCE
 from app.domain.tables import PairedRow, compare_on_paired_seeds
@@ -29,10 +30,8 @@ class MeanView(BaseModel):
     sem: float
 
 
-class EvaluationRow(BaseModel):
+class EvaluationRow(Documented):
     """One reward of one checkpoint beside its base."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     reward: str
     """The name that the values are stored under."""

@@ -7,7 +7,7 @@ from typing import Literal
 from uuid import UUID
 
 from PIL import Image, UnidentifiedImageError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
@@ -15,6 +15,7 @@ from app.db.models import Sample, SampleMark
 from app.db.queries import gallery as queries
 from app.db.queries.gallery import SampleFilter
 from app.db.queries.keyset import Position, Slice, ValuePosition
+from app.domain.documented import Documented
 from app.domain.errors import CorruptDataError, NotFoundError
 from app.domain.marks import Marks
 from app.services import lineage
@@ -32,10 +33,8 @@ class SampleLinks(BaseModel):
     transitions: str
 
 
-class SampleView(BaseModel):
+class SampleView(Documented):
     """A sample with everything needed to draw it again, as the API and the pages show it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: UUID
     checkpoint_id: UUID

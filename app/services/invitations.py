@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,6 +19,7 @@ from app.db.queries import accounts as account_queries
 from app.db.queries import campaigns as campaign_queries
 from app.db.queries import invitations as queries
 from app.db.queries.keyset import Position, Slice
+from app.domain.documented import Documented
 from app.domain.enums import CampaignStatus, Role
 from app.domain.errors import ConflictError, GoneError, InvalidSpecError, NotFoundError
 from app.services import accounts, audit
@@ -38,10 +38,8 @@ class InvitationState(StrEnum):
     USED_UP = "used_up"
 
 
-class InvitationView(BaseModel):
+class InvitationView(Documented):
     """A link into a campaign, without its code."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: UUID
     campaign_id: UUID

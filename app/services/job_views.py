@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.models import Job, JobEvent
+from app.domain.documented import Documented
 from app.domain.enums import EventKind, JobKind, JobStatus, Priority
 
 
@@ -16,9 +17,7 @@ class JobLinks(BaseModel):
     metrics: str
 
 
-class JobView(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class JobView(Documented):
     id: UUID
     kind: JobKind
     name: str

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
@@ -18,6 +18,7 @@ from app.config import Settings
 from app.db.models import Checkpoint, Job, LibraryState
 from app.db.queries import bin as queries
 from app.db.session import Database
+from app.domain.documented import Documented
 from app.domain.errors import ConflictError, TastemakerError
 from app.domain.retention import RetentionRule, SavedEpoch, reasons_to_keep
 from app.services import audit, bin, checkpoints
@@ -32,10 +33,8 @@ _FIRST, _PERIOD = timedelta(seconds=5), timedelta(minutes=1)
 _HOURLY = timedelta(hours=1)
 
 
-class Decision(BaseModel):
+class Decision(Documented):
     """What the rule means for one checkpoint."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoint_id: UUID
     name: str
@@ -57,10 +56,8 @@ class RetentionPreview(BaseModel):
     decisions: list[Decision]
 
 
-class StorageUse(BaseModel):
+class StorageUse(Documented):
     """What the library takes on disk. Sizes are measured now and then; null before the first time."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     n_checkpoints: int
     checkpoint_bytes: int

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.db.models import Checkpoint, Job
 from app.db.queries import lineage as queries
+from app.domain.documented import Documented
 from app.domain.enums import CheckpointKind, JobKind, JobStatus
 from app.services.checkpoints import require_checkpoint
 
@@ -54,7 +55,7 @@ class RewardModelRef(BaseModel):
     campaign: CampaignRef
 
 
-class LineageStep(BaseModel):
+class LineageStep(Documented):
     """A checkpoint, the job that made it, and the learned rewards that this job optimised."""
 
     checkpoint: CheckpointRef
@@ -64,8 +65,6 @@ class LineageStep(BaseModel):
 
 class Lineage(LineageStep):
     """A checkpoint's own step, then those of its ancestors back to the base, then everything that descends from it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     ancestors: list[LineageStep]
     """The parent first, the base last."""

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 from sqlalchemy.orm import Session
 
 from app.db.models import Job
 from app.db.queries import lineage_graph as queries
+from app.domain.documented import Documented
 from app.domain.errors import NotFoundError
 
 MOST_NODES = 500
@@ -31,10 +32,10 @@ class NodeKind(StrEnum):
     CHECKPOINT = "checkpoint"
 
 
-class Node(BaseModel):
+class Node(Documented):
     """One thing of the graph."""
 
-    model_config = ConfigDict(use_attribute_docstrings=True, frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     kind: NodeKind
     id: UUID
@@ -43,10 +44,8 @@ class Node(BaseModel):
     """A few words that tell it from its like."""
 
 
-class LineageGraph(BaseModel):
+class LineageGraph(Documented):
     """A thing, what it came from and what came of it, step by step."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     node: Node
     comes_from: list[list[Node]]

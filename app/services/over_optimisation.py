@@ -9,13 +9,14 @@ from statistics import fmean, pstdev
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
 from app.db.models import Checkpoint, Job
 from app.db.queries import analyses as queries
 from app.db.queries import pages as page_queries
+from app.domain.documented import Documented
 from app.domain.errors import ConflictError
 from app.domain.estimates import Estimate
 from app.domain.over_optimisation import Evidence, Verdict, judge
@@ -34,10 +35,8 @@ class MeanView(BaseModel):
     sem: float
 
 
-class RewardComparison(BaseModel):
+class RewardComparison(Documented):
     """One reward of the checkpoint beside its base on the seeds that both have; the error is of paired differences."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     name: str
     label: str
@@ -65,10 +64,8 @@ class EpochEvidence(BaseModel):
     win_rate: EstimateView | None
 
 
-class OverOptimisationReport(BaseModel):
+class OverOptimisationReport(Documented):
     """Did finetuning earn its reward, or exploit it?"""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     checkpoint_id: UUID
     base_id: UUID

@@ -3,13 +3,13 @@
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.models import ApiToken, User
 from app.db.queries import accounts as queries
 from app.db.queries.keyset import Position, Slice
+from app.domain.documented import Documented
 from app.domain.enums import Role
 from app.domain.errors import ConflictError, InvalidSpecError, NotFoundError
 from app.services import accounts, audit
@@ -18,9 +18,7 @@ from app.services.accounts import Principal
 _LINK_VALID_FOR = timedelta(days=1)
 
 
-class UserView(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class UserView(Documented):
     id: UUID
     name: str
     role: Role
@@ -30,10 +28,8 @@ class UserView(BaseModel):
     disabled_at: datetime | None
 
 
-class TokenView(BaseModel):
+class TokenView(Documented):
     """A bearer token without its secret."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     id: UUID
     user_id: UUID

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 
-from pydantic import ConfigDict
 from sqlalchemy.orm import Session
 
 from app.db.queries import job_lists as queries
@@ -13,8 +12,6 @@ _NOT_REPORTED = "No worker has reported yet; start one with `tastemaker worker`.
 
 class RewardView(RewardDescription):
     """A reward and whether it can run here."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     can_run: bool | None
     """Empty until a worker has reported."""

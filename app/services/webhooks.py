@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
 from sqlalchemy.orm import Session
 
 from app.adapters import outbound
@@ -24,6 +23,7 @@ from app.db.models import Webhook, WebhookDelivery
 from app.db.queries import webhooks as queries
 from app.db.queries.keyset import Position, Slice
 from app.db.session import Database
+from app.domain.documented import Documented
 from app.domain.enums import WebhookEvent
 from app.domain.errors import NotFoundError, TastemakerError
 from app.services import audit
@@ -37,7 +37,7 @@ _IN_FLIGHT = timedelta(minutes=1)
 _POLL_SECONDS = 2.0
 
 
-class WebhookView(BaseModel):
+class WebhookView(Documented):
     id: UUID
     url: str
     events: list[WebhookEvent]
@@ -45,15 +45,11 @@ class WebhookView(BaseModel):
 
 
 class NewWebhookView(WebhookView):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
     secret: str
     """Signs the messages. It is shown this once."""
 
 
-class DeliveryView(BaseModel):
-    model_config = ConfigDict(use_attribute_docstrings=True)
-
+class DeliveryView(Documented):
     id: UUID
     event: WebhookEvent
     created_at: datetime

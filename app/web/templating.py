@@ -2,22 +2,24 @@
 
 import math
 from datetime import datetime
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import nh3
 from fastapi import Request
 from fastapi.templating import Jinja2Templates
 from jinja2 import StrictUndefined
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 from starlette.responses import Response
 
 from app import __version__
 from app.web.static import FRONTEND_DIR, static_url
 
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+
 _N_CHECKPOINT_COLOURS = 12
-_markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
 
 
 def duration(seconds: float | None) -> str:
@@ -95,10 +97,17 @@ def percent(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{100 * value:.{digits}f} %"
 
 
+@cache
+def _markdown() -> "MarkdownIt":
+    from markdown_it import MarkdownIt  # with the first guidelines, not with the web process
+
+    return MarkdownIt("commonmark", {"html": False}).enable("table")
+
+
 def markdown(text: str) -> Markup:
     """Markdown that people wrote, as HTML without scripts, styles or remote images."""
     tags = nh3.ALLOWED_TAGS - {"img", "map", "area"}
-    return Markup(nh3.clean(_markdown.render(text), tags=tags, link_rel="noopener noreferrer nofollow"))  # noqa: S704
+    return Markup(nh3.clean(_markdown().render(text), tags=tags, link_rel="noopener noreferrer nofollow"))  # noqa: S704
 
 
 def checkpoint_colour(checkpoint_id: UUID | str) -> str:

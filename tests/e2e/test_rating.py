@@ -27,8 +27,10 @@ def test_the_next_pair_is_on_screen_within_100_ms(open_page: OpenPage, site: Sit
     for _ in range(10):
         wait_until_fetched_ahead(page)  # someone who looks gives the next pairs time to come
         press(page, "ArrowLeft")
+    page.wait_for_function(
+        "performance.getEntriesByName('vote-to-next').length === 10"
+    )  # measured a task after it is drawn
     times = page.evaluate("performance.getEntriesByName('vote-to-next').map((entry) => entry.duration)")
-    assert len(times) == 10
     assert sorted(times)[5] < 100
 
 

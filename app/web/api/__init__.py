@@ -25,7 +25,7 @@ from app.web.api import (
 )
 from app.web.api.problems import problems
 
-_v1 = APIRouter(prefix="/api/v1", responses=problems(401, 403, 422))
+_v1 = APIRouter(responses=problems(401, 403, 422))
 _v1.include_router(checkpoints.router)
 _v1.include_router(samples.router)
 _v1.include_router(library.router)
@@ -47,4 +47,4 @@ router = APIRouter()
 router.include_router(health.router)
 router.include_router(metrics.router, responses=problems(401, 403))
 router.include_router(media.router, responses=problems(401, 403, 422))
-router.include_router(_v1)
+router.include_router(_v1, prefix="/api/v1")

@@ -9,6 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.documented import Documented
 from app.domain.enums import Strategy
 from app.services import campaigns, export, import_votes
 from app.services.campaign_stats import CampaignStats, campaign_stats
@@ -38,10 +39,10 @@ _MEDIA_TYPES: dict[ExportFormat, str] = {
 }
 
 
-class CampaignIn(BaseModel):
+class CampaignIn(Documented):
     """What to ask, of whose samples, and how often."""
 
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: str = Field(min_length=1, max_length=120, examples=["First taste"])
     question: str = Field(min_length=1, max_length=300, examples=["Which one do you like better?"])

@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from app.domain.documented import Documented
 from app.domain.enums import Choice
 from app.services import examples, invitations
 from app.services.examples import ExampleView
@@ -29,10 +30,9 @@ from app.web.pagination import After, Limit, Page
 router = APIRouter(prefix="/campaigns/{campaign_id}", tags=["campaigns"], route_class=ApiRoute)
 
 
-class InvitationIn(BaseModel):
+class InvitationIn(Documented):
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={"example": {"label": "drawing class", "max_uses": 30}},
     )
 
@@ -48,10 +48,9 @@ class NewInvitationOut(NewInvitationView):
     url: str = Field(examples=["https://taste.lab/i/Zk3v…"])
 
 
-class ExampleIn(BaseModel):
+class ExampleIn(Documented):
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={
             "example": {
                 "left_sample_id": "5f0c6c1e-0000-4000-8000-000000000001",

@@ -4,9 +4,10 @@ from typing import Annotated, Any
 from uuid import UUID
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
+from app.domain.documented import Documented
 from app.domain.enums import JobKind, JobStatus, Priority
 from app.services import job_control, jobs
 from app.services.job_views import JobEventView, JobView
@@ -22,10 +23,9 @@ router = APIRouter(prefix="/jobs", tags=["jobs"], route_class=ApiRoute)
 _EVENT_STREAM = "text/event-stream"
 
 
-class JobIn(BaseModel):
+class JobIn(Documented):
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={
             "example": {
                 "kind": "finetune",
@@ -49,28 +49,22 @@ class JobIn(BaseModel):
     """Workers take queued jobs of a higher priority first."""
 
 
-class MoveIn(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"direction": "top"}}
-    )
+class MoveIn(Documented):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"direction": "top"}})
 
     direction: job_control.Direction
     """One place up or down, or to the top. Passing a job of another priority takes on that priority."""
 
 
-class ExtendIn(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"epochs": 20}}
-    )
+class ExtendIn(Documented):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"epochs": 20}})
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]
     """The new budget in all, not what is added."""
 
 
-class ResultIn(BaseModel):
-    model_config = ConfigDict(
-        extra="forbid", use_attribute_docstrings=True, json_schema_extra={"example": {"epoch": 4}}
-    )
+class ResultIn(Documented):
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"epoch": 4}})
 
     epoch: Annotated[int, Field(ge=0, le=100_000)]
     """A saved epoch of the run; 0 goes back to the base."""

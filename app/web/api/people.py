@@ -7,6 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, StringConstraints
 
+from app.domain.documented import Documented
 from app.domain.enums import Role
 from app.services import people
 from app.services.people import NewTokenView, TokenView, UserView
@@ -28,10 +29,9 @@ class UserIn(BaseModel):
     password: str | None = None
 
 
-class TokenIn(BaseModel):
+class TokenIn(Documented):
     model_config = ConfigDict(
         extra="forbid",
-        use_attribute_docstrings=True,
         json_schema_extra={"example": {"user_id": "5f0c6c1e-0000-4000-8000-000000000000", "name": "notebook"}},
     )
 

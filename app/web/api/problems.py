@@ -3,7 +3,9 @@
 from http import HTTPStatus
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
+
+from app.domain.documented import Documented
 
 MEDIA_TYPE = "application/problem+json"
 Responses = dict[int | str, dict[str, Any]]
@@ -14,10 +16,8 @@ class FieldError(BaseModel):
     message: str
 
 
-class Problem(BaseModel):
+class Problem(Documented):
     """What was wrong, and what to do about it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     type: str
     title: str

@@ -76,7 +76,7 @@ class Stack:
         self.queue = JobQueue(self.settings.celery_broker_url)
 
     def start_worker(self) -> None:
-        command = [sys.executable, "-m", "celery", "--app", "worker.celery_app", "worker", "--pool", "threads"]
+        command = [sys.executable, "-m", "worker", "--pool", "threads"]
         command += ["--concurrency", "1", "--queues", "jobs", "--loglevel", "INFO", "--without-gossip"]
         with self.log.open("ab") as log:
             self.worker = subprocess.Popen(
