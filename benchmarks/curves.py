@@ -61,7 +61,7 @@ class Recorder(SilentMonitor):
         self._spent = 0
 
     def metrics(self, row: Any) -> None:
-        self._spent += int(row["network_evaluations"])
+        self._spent += int(row.get("network_evaluations", 0))  # the base was not trained
         if "eval_reward_mean" in row:
             self.curve.evaluations.append(self._spent)
 
@@ -76,8 +76,6 @@ class Recorder(SilentMonitor):
         curve.means.append(float(rewards.mean()))
         curve.sems.append(float(rewards.std(ddof=1) / np.sqrt(len(rewards))))
         curve.seconds.append(round(time.perf_counter() - self._started, 1))
-        if epoch == 0:
-            curve.evaluations.append(0)
         print(f"{curve.name}: epoch {epoch}, {curve.means[-1]:.4f} ± {curve.sems[-1]:.4f}, {curve.seconds[-1]:.0f} s")
 
 
