@@ -14,7 +14,7 @@ from tiny import tiny_policy
 from app.domain.errors import JobError
 from worker.ml.ddpo import finetune
 from worker.ml.ranks import AccelerateRanks, Alone, Ranks
-from worker.ml.rewards import CheckedReward, CombinedReward
+from worker.ml.rewards import CheckedReward, CombinedReward, Reward, build_reward
 from worker.ml.rewards.pixels import brightness, colourfulness
 from worker.ml.state import read_state
 
@@ -25,7 +25,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "is, value baseline, EMA": {"inner_epochs": 2, "ema": 0.9, "advantage": {"baseline": "value"}},
     "sf, KL penalty, half of the timesteps": {"objective": "sf", "kl_coef": 0.1, "timestep_fraction": 0.5},
     "shaping, optimal baseline": {"shaping": True, "advantage": {"baseline": "optimal"}},
-}
+    "credit by tile, two mirrors": {
+        "objective": "sf", "lr": {"peak": 2e-4}, "credit": "tiles", "advantage": {"per_step": True, "mirror": 2},
+        "reward": {"name": "brightness"},
+    },
+}  # fmt: skip
+
+
+def reward_of(variant: str) -> Reward:
+    if "reward" not in VARIANTS[variant]:
+        return sum_of_rewards()
+    return build_reward(make_spec(**VARIANTS[variant]).reward, preference=pytest.fail)
 
 
 def sum_of_rewards() -> CombinedReward:
@@ -39,7 +49,7 @@ def run(variant: str, folder: Path, ranks: Ranks) -> tuple[Sink, Recorder]:
     sink, monitor, spec = Sink(), Recorder(), make_spec(**COMMON, **VARIANTS[variant])
     diversity: Callable[[Any], float] = lambda images: float(images.std())  # noqa: E731
     finetune(
-        tiny_policy(), spec, sum_of_rewards(), sink=sink, monitor=monitor, workdir=folder, ranks=ranks,
+        tiny_policy(), spec, reward_of(variant), sink=sink, monitor=monitor, workdir=folder, ranks=ranks,
         holdout={"brightness": brightness}, diversity=diversity,
     )  # fmt: skip
     return sink, monitor
