@@ -183,10 +183,10 @@ def measure(clients: Sequence[httpx.Client], addresses: Sequence[str], repeats: 
             answer.raise_for_status()
             if turn >= 3:
                 times[place].append(elapsed)
-    return [_summary(sorted(row)) for row in times]
+    return [summary(sorted(row)) for row in times]
 
 
-def _summary(times: list[float]) -> dict[str, float]:
+def summary(times: list[float]) -> dict[str, float]:
     p95 = times[min(len(times) - 1, int(0.95 * len(times)))]
     return {"min_ms": round(times[0], 1), "p50_ms": round(statistics.median(times), 1), "p95_ms": round(p95, 1)}
 

@@ -22,6 +22,9 @@ REPEATS_BEGIN_AFTER = 20
 REPEAT_DISTANCE = 10
 """A repeat is never one of the rater's last votes, which memory rather than taste would answer."""
 
+REPEAT_WINDOW = 200
+"""A repeat is one of as many votes before those, so that the next pair costs the same after 100 votes and 100,000."""
+
 GOLD_SHARE = 0.05
 """Chance that the next pair is one whose answer is known, while there are such that the rater has not seen."""
 

@@ -286,7 +286,10 @@ def _repeats(
 ) -> list[Comparison]:
     """A few of the rater's earlier pairs with sides swapped. They use the budget but none of a pair's places."""
     wanted = sum(rng.random() < pairing.REPEAT_SHARE for _ in range(room))
-    if not wanted or queries.votes_given(session, campaign.id, rater_id) < pairing.REPEATS_BEGIN_AFTER:
+    if not wanted:
+        return []
+    enough = pairing.REPEATS_BEGIN_AFTER
+    if queries.votes_given(session, campaign.id, rater_id, up_to=enough) < enough:
         return []
     earlier = queries.repeatable(session, campaign.id, rater_id)
     repeats = []

@@ -61,7 +61,7 @@ def showing_of(session: Session, pair_id: UUID, rater_id: UUID, repetition: int)
             Comparison.pair_id == pair_id,
             Comparison.rater_id == rater_id,
             Comparison.repetition == repetition,
-            Comparison.expired.is_(False),
+            ~Comparison.expired,
         )
         .limit(1)
     )

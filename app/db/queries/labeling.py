@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session, aliased
 from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample
 from app.db.queries.bulk import in_chunks, insert_or_ignore
 from app.domain.enums import Choice
-from app.domain.pairing import REPEAT_DISTANCE, canonical
+from app.domain.pairing import REPEAT_DISTANCE, REPEAT_WINDOW, canonical
 
 
 class Place(NamedTuple):
@@ -62,14 +62,15 @@ def get_preference(session: Session, comparison_id: UUID) -> Preference | None:
     return session.get(Preference, comparison_id, populate_existing=True)
 
 
-def votes_given(session: Session, campaign_id: UUID, rater_id: UUID) -> int:
-    n = session.scalar(
-        select(func.count())
-        .select_from(Comparison)
+def votes_given(session: Session, campaign_id: UUID, rater_id: UUID, *, up_to: int | None = None) -> int:
+    """How many votes the rater has given here; counting ends at `up_to`."""
+    votes = (
+        select(Comparison.id)
         .join(Preference, Preference.comparison_id == Comparison.id)
         .where(Comparison.campaign_id == campaign_id, Comparison.rater_id == rater_id)
+        .limit(up_to)
     )
-    return n or 0
+    return session.scalar(select(func.count()).select_from(votes.subquery())) or 0
 
 
 def open_leases(session: Session, campaign_id: UUID, rater_id: UUID) -> Sequence[Comparison]:
@@ -159,7 +160,7 @@ _CLAIM = (  # built once: a call may try many pairs, and building the statement 
         ~exists().where(
             _COMPARISON.pair_id == _PAIR.id,
             _COMPARISON.rater_id == bindparam("by"),
-            _COMPARISON.expired.is_(False),
+            ~_COMPARISON.expired,
         ),
     )
     .values(n_leased=_PAIR.n_leased + 1)
@@ -178,7 +179,8 @@ def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap:
     first: dict[UUID, Comparison] = {}
     for lease in session.scalars(
         select(Comparison)
-        .where(Comparison.pair_id.in_([pair.id for pair in rows]), ~Comparison.is_gold)
+        # without `expired` no index leads from a pair to its leases
+        .where(Comparison.pair_id.in_([pair.id for pair in rows]), ~Comparison.expired, ~Comparison.is_gold)
         .order_by(Comparison.leased_at, Comparison.id)
     ):
         first.setdefault(lease.pair_id, lease)
@@ -186,7 +188,7 @@ def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap:
 
 
 def repeatable(session: Session, campaign_id: UUID, rater_id: UUID) -> list[UUID]:
-    """Comparisons that the rater has judged a while ago and that have not come back yet."""
+    """Comparisons that the rater has judged a while ago, but not too long, and that have not come back yet."""
     again = aliased(Comparison)
     return list(
         session.scalars(
@@ -202,11 +204,12 @@ def repeatable(session: Session, campaign_id: UUID, rater_id: UUID) -> list[UUID
                     again.pair_id == Comparison.pair_id,
                     again.rater_id == rater_id,
                     again.repetition == 1,
-                    again.expired.is_(False),
+                    ~again.expired,
                 ),
             )
-            .order_by(Preference.created_at.desc(), Comparison.id)
+            .order_by(Comparison.leased_at.desc(), Comparison.id)
             .offset(REPEAT_DISTANCE)
+            .limit(REPEAT_WINDOW)
         )
     )
 
@@ -297,7 +300,7 @@ def _store_pair(session: Session, campaign_id: UUID, samples: tuple[UUID, UUID],
 
 def _had_by(rater_id: UUID) -> ColumnElement[bool]:
     """Whether the rater holds or has judged the pair."""
-    return exists().where(Comparison.pair_id == Pair.id, Comparison.rater_id == rater_id, Comparison.expired.is_(False))
+    return exists().where(Comparison.pair_id == Pair.id, Comparison.rater_id == rater_id, ~Comparison.expired)
 
 
 def _used_up(campaign: Campaign, rater_id: UUID) -> ColumnElement[bool]:
