@@ -1,5 +1,6 @@
 """Leases: overlap, budget, expiry, repeats and strategies, on both databases."""
 
+import re
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from labeling_data import add_checkpoint
 from scipy.stats import chisquare
-from sqlalchemy import func, select, update
+from sqlalchemy import event, func, select, update
 
 from app.config import Settings
 from app.db.models import (
@@ -362,3 +363,35 @@ def test_what_is_counted_agrees_with_what_is_there(lab: Lab, pool: Callable[...,
     with lab.database.reader() as session:
         voted = session.scalar(select(func.count()).select_from(Preference))
     assert voted == sum(row.closed_at is not None for row in live)
+
+
+def test_no_statement_of_a_lease_or_a_vote_reads_a_whole_table(
+    lab: Lab, database: Database, pool: Callable[..., UUID]
+) -> None:
+    """What a million votes would make slow shows in the plan of any table's statements, however small it is."""
+    campaign_id = lab.campaign([pool(seeds=range(20))], overlap=3)
+    others, rater = [lab.person("a"), lab.person("b")], lab.person("c")
+    for other in others:
+        lab.rate(campaign_id, other, 30)
+    lab.rate(campaign_id, rater, 30)  # enough for repeats to begin
+    statements: dict[str, Any] = {}
+
+    def remember(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
+        if not many and statement.startswith(("SELECT", "UPDATE", "DELETE")):
+            statements.setdefault(statement, parameters)
+
+    event.listen(database.engine, "before_cursor_execute", remember)
+    try:
+        lab.rate(campaign_id, rater, 20)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", remember)
+    assert len(statements) > 10
+    postgres = database.engine.dialect.name == "postgresql"
+    with database.engine.connect() as connection:
+        if postgres:
+            connection.exec_driver_sql("SET enable_seqscan = off")
+        for statement, parameters in statements.items():
+            explain = "EXPLAIN " if postgres else "EXPLAIN QUERY PLAN "
+            plan = [str(row) for row in connection.exec_driver_sql(explain + statement, parameters)]
+            whole = [line for line in plan if re.search(r"Seq Scan on|SCAN (?!CONSTANT|\(subquery)", line)]
+            assert not whole, (statement, plan)
