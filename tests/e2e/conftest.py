@@ -1,15 +1,21 @@
 """A site for the session, a browser, and pages that fail the test on anything that a page must not do."""
 
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from app.domain.enums import Role
+from tests.e2e.embedded import Embedded, embedded
 from tests.e2e.stack import Site, launch, running_site
+from tests.integration.worker.conftest import tiny_model
+
+__all__ = ["tiny_model"]
 
 _PATIENCE_MS = 20_000  # bounds a wait that normally takes milliseconds: test machines are busy
 _OFFLINE_NOISE = ("net::ERR_INTERNET_DISCONNECTED", "net::ERR_FAILED")
@@ -37,15 +43,40 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture
+def installation(tmp_path: Path, tiny_model: Path) -> Iterator[Embedded]:
+    """The embedded default with a worker, and the checkpoint folder `tiny` to register."""
+    with embedded(tmp_path / "data") as parts:
+        shutil.copytree(tiny_model, parts.settings.models_root / "tiny")
+        yield parts
+
+
 OpenPage = Callable[..., Page]
+
+
+class Served(Protocol):
+    @property
+    def url(self) -> str: ...
+    def login_link(self, name: str, role: Role) -> str: ...
 
 
 @pytest.fixture
 def open_page(browser: Browser, site: Site) -> Iterator[OpenPage]:
-    """`open_page("Nora", Role.RATER, viewport=...)` is a page in a browser of its own, signed in by a one-time link.
+    """`open_page("Nora", Role.RATER, viewport=...)` is a page in a browser of its own, signed in by a one-time link."""
+    with _watched(browser, site) as open_page:
+        yield open_page
 
-    At the end of the test it fails on script errors, refusals by the content policy and requests to other hosts.
-    """
+
+@pytest.fixture
+def open_real_page(browser: Browser, installation: Embedded) -> Iterator[OpenPage]:
+    """The same, against the embedded default."""
+    with _watched(browser, installation) as open_page:
+        yield open_page
+
+
+@contextmanager
+def _watched(browser: Browser, site: Served) -> Iterator[OpenPage]:
+    """At the end it fails on script errors, refusals by the content policy and requests to other hosts."""
     contexts: list[BrowserContext] = []
     offences: list[str] = []
 

@@ -43,11 +43,16 @@ class Site:
 
     def login_link(self, name: str, role: Role) -> str:
         """The address of a one-time link that signs a browser in as this user, made if there is none yet."""
-        now = SystemClock().now()
-        with self.database.writer() as session:
-            user = accounts.ensure_user(session, name, role, now)
-            secret = accounts.create_login_token(session, user, now, valid_for=timedelta(hours=1))
-        return f"{self.url}/login?token={secret}"
+        return login_link(self.url, self.database, name, role)
+
+
+def login_link(url: str, database: Database, name: str, role: Role) -> str:
+    """A one-time sign-in link of whatever runs at `url` over this database."""
+    now = SystemClock().now()
+    with database.writer() as session:
+        user = accounts.ensure_user(session, name, role, now)
+        secret = accounts.create_login_token(session, user, now, valid_for=timedelta(hours=1))
+    return f"{url}/login?token={secret}"
 
 
 @contextmanager
