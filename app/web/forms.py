@@ -180,15 +180,14 @@ class _Builder:
         base: dict[str, Any] = {
             "path": path,
             "label": _LABELS.get(name, name.removesuffix("_id").replace("_", " ").capitalize()),
-            "help": part.get("description") or inner.get("description", "") if "properties" not in inner else "",
+            "help": _in_words(part.get("description") or inner.get("description", "")),
             "unit": _UNITS.get(name, ""),
         }
         if "oneOf" in inner:
             return FormField(**base, kind="variants", fields=self._variants(path, inner), errors=self._take(path))
         if "properties" in inner:
-            help = part.get("description", "")
             return FormField(
-                **(base | {"help": help}), kind="group", optional=optional,
+                **(base | {"help": _in_words(part.get("description", ""))}), kind="group", optional=optional,
                 value=self._values.get(f"{path}.on") if optional else None,
                 fields=self.fields_of(inner, f"{path}."), errors=self._take(path),
             )  # fmt: skip
@@ -341,6 +340,11 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _in_words(description: str) -> str:
+    """A field's description without the marks that only programmers read."""
+    return description.replace("`", "")
 
 
 def _plain(message: str) -> str:

@@ -15,6 +15,13 @@ _STATES = [0, 5, 10, 15, 18, 20]
 _TIMESTEPS = [950, 700, 450, 200, 50, None]
 
 
+def _share(name: str, n: int, of: int = 300) -> dict[str, Any]:
+    share, z2 = n / of, 1.96**2 / of
+    middle, half = share + z2 / 2, math.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    low, high = ((middle + sign * half) / (1 + z2) for sign in (-1, 1))
+    return {"name": name, "share": share, "low": max(0.0, low), "high": high}
+
+
 class AnalysisDocuments:
     """Puts documents into the blob store."""
 
@@ -86,6 +93,20 @@ class AnalysisDocuments:
                 }
             )
         return {"copy_threshold": 0.087, "diversity": rows}
+
+    def ages(self) -> dict[str, Any]:
+        """Two checkpoints' shares of nine classes among 300 samples, with Wilson's intervals; the second is older."""
+        names = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
+        counts = ((6, 12, 21, 126, 78, 33, 15, 6, 3), (0, 3, 9, 48, 72, 75, 54, 27, 12))
+        return {
+            "distributions": [
+                {
+                    "classes": [_share(name, n) for name, n in zip(names, row, strict=True)],
+                    "groups": [_share("under 30", sum(row[:4])), _share("50 and over", sum(row[6:]))],
+                }
+                for row in counts
+            ]
+        }
 
     def inversion(self, images: list[Sample]) -> dict[str, Any]:
         results = [

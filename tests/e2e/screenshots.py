@@ -67,6 +67,7 @@ def pages_of_world(world: object) -> dict[str, str]:
         "analysis-map-pca": f"/analysis/{get('embedding_map')}?method=pca",
         "analysis-diversity": f"/analysis/{get('diversity')}",
         "analysis-inversion": f"/analysis/{get('inversion')}",
+        "analysis-ages": f"/analysis/{get('ages')}",
         "analysis-failed": f"/analysis/{get('failed_analysis')}",
         "analysis-running": f"/analysis/{get('running_analysis')}",
         "inversion": "/analysis/inversion",

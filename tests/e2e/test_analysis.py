@@ -1,6 +1,7 @@
 """Analysis in a real browser: pointing at the map, uploading an image, starting guided samples, reading a verdict."""
 
 import io
+import itertools
 
 from PIL import Image
 from playwright.sync_api import expect
@@ -32,6 +33,18 @@ def test_pointing_at_a_pair_of_the_map_shows_its_two_images(open_page: OpenPage,
     )
     expect(page.locator("[data-before]")).to_have_attribute("src", before or "")
     expect(page.locator("[data-after]")).to_have_attribute("src", after or "")
+
+
+def test_bars_of_an_age_distribution_stand_side_by_side_over_their_class(open_page: OpenPage, site: Site) -> None:
+    page = open_page()
+    page.goto(f"{site.url}/analysis/{site.world.ages}")
+    spans = sorted(
+        page.eval_on_selector_all(
+            "rect.bar", "bars => bars.map((bar) => bar.getBoundingClientRect()).map((box) => [box.left, box.right])"
+        )
+    )
+    assert len(spans) == 18
+    assert all(left < right <= following + 0.5 for (left, right), (following, _) in itertools.pairwise(spans))
 
 
 def test_an_image_is_uploaded_and_a_wrong_file_is_refused_in_words(open_page: OpenPage, site: Site) -> None:

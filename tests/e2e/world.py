@@ -87,6 +87,7 @@ class World:
     embedding_map: UUID
     diversity: UUID
     inversion: UUID
+    ages: UUID
     failed_analysis: UUID
     running_analysis: UUID
     guided: UUID
@@ -212,6 +213,7 @@ class _Builder:
         mapped = job(AnalysisKind.EMBEDDING_MAP, "Where warmth moved them", [base, tuned], rewards=rewards)
         diversity = job(AnalysisKind.DIVERSITY, "Diversity over the run", [base, *epochs])
         inversion = job(AnalysisKind.INVERSION, "Inversion of critters-64", [base], image_id=str(upload.id))
+        ages = job(AnalysisKind.AGE_DISTRIBUTION, "Ages before and after", [base, tuned], n=300)
         guidance = GuidanceSpec(reward="brightness", scale=10.0)
         guided = self._job(
             JobKind.SAMPLE, "Draw 8 from critters-64 guided by brightness", JobStatus.SUCCEEDED, age=5,
@@ -232,6 +234,7 @@ class _Builder:
             "embedding_map": documents.finish(mapped, [base, tuned], documents.map(before, after)),
             "diversity": documents.finish(diversity, [base, *epochs], documents.diversity(1 + len(epochs), _N_EVAL)),
             "inversion": documents.finish(inversion, [base], documents.inversion(before)),
+            "ages": documents.finish(ages, [base, tuned], documents.ages()),
             "failed_analysis": failed.id,
             "running_analysis": running.id,
             "guided": guided.id,
