@@ -42,6 +42,11 @@ export function figure(value) {
   return text.replace("-", "−");
 }
 
+/** What the value axis spans; a share that stayed 0 gets 0 to 1, not the library's 0 to 100. */
+function valueRange(_, low, high) {
+  return low === 0 && high === 0 ? [0, 1] : uPlot.rangeNum(low, high, 0.1, true);
+}
+
 export class Chart {
   /**
    * @param {HTMLElement} parent
@@ -119,7 +124,6 @@ export class Chart {
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = getComputedStyle(document.documentElement).getPropertyValue("--bad").trim();
     ctx.lineWidth = 2 * devicePixelRatio;
-    ctx.textAlign = "left";
     ctx.font = `${11 * devicePixelRatio}px system-ui`;
     ctx.setLineDash([4 * devicePixelRatio, 3 * devicePixelRatio]);
     for (const epoch of this.alarms) {
@@ -129,7 +133,9 @@ export class Chart {
       ctx.moveTo(left, bbox.top);
       ctx.lineTo(left, bbox.top + bbox.height);
       ctx.stroke();
-      ctx.fillText("alarm", left + 4 * devicePixelRatio, bbox.top + 10 * devicePixelRatio);
+      const isLate = left > bbox.left + 0.75 * bbox.width; // beside the right edge the word would be cut off
+      ctx.textAlign = isLate ? "right" : "left";
+      ctx.fillText("alarm", left + (isLate ? -4 : 4) * devicePixelRatio, bbox.top + 10 * devicePixelRatio);
     }
     ctx.restore();
   }
@@ -149,7 +155,7 @@ export class Chart {
       height: HEIGHT,
       legend: { show: false },
       cursor: { drag: { x: false, y: false }, points: { size: 6 } },
-      scales: { x: { time: false } },
+      scales: { x: { time: false }, y: { range: valueRange } },
       axes: [
         { ...axis, size: 26, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000] },
         { ...axis, size: 52, values: (_, ticks) => ticks.map(figure) },
