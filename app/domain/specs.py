@@ -61,6 +61,7 @@ class SampleSpec(Spec):
     """Draw `n` samples with the seeds `seed ... seed + n - 1`."""
 
     checkpoint_id: UUID
+    """The model that draws."""
     n: int = Field(default=64, ge=1, le=10_000)
     """How many samples to draw."""
     seed: Seed = 0
@@ -81,6 +82,7 @@ class RewardModelSpec(Spec):
     """Train a Bradley-Terry ensemble on a campaign's preferences."""
 
     campaign_id: UUID
+    """Whose votes teach the reward; they are frozen when the job starts."""
     encoder: str | None = Field(default=None, min_length=1, max_length=80)
     """Frozen image encoder; empty means the configured default."""
     ensemble: int = Field(default=5, ge=1, le=32)
@@ -192,6 +194,7 @@ class FinetuneSpec(Spec):
     """DDPO: `epochs` times sample, reward, update."""
 
     checkpoint_id: UUID
+    """The model to start from; it stays as it is, every evaluated epoch becomes a checkpoint of its own."""
     reward: Annotated[tuple[RewardTerm, ...], BeforeValidator(_as_list), Field(min_length=1, max_length=8)]
     """One reward or a weighted list."""
     preset: str | None = None
@@ -209,9 +212,11 @@ class FinetuneSpec(Spec):
     clip_nats: float = Field(default=1.64, gt=0, le=1e6)
     """PPO clip of the joint log ratio of one transition, in nats."""
     advantage: AdvantageSpec = AdvantageSpec()
+    """How rewards become the weights of the gradient."""
     kl_coef: float = Field(default=0.0, ge=0, le=1e6)
     """Weight of the KL penalty to the reference policy (per transition, in nats)."""
     lr: LrSpec = LrSpec()
+    """How far the weights move in one update, over the course of the run."""
     inner_epochs: int = Field(default=1, ge=1, le=100)
     """Passes over one epoch's transitions."""
     batch_size: int = Field(default=32, ge=1, le=4096)
@@ -246,7 +251,9 @@ class FinetuneSpec(Spec):
     """Less memory, more time."""
     seed: Seed = 0
     eval: EvalSpec = EvalSpec()
+    """Fixed seeds that show, on the way, what the run does to the same samples."""
     guard: GuardSpec = GuardSpec()
+    """What ends or pauses the run before its last epoch; empty limits are off."""
 
     @model_validator(mode="before")
     @classmethod
@@ -277,24 +284,30 @@ class EvaluateSpec(Spec):
     """Mean and standard error of rewards on fixed seeds, for each checkpoint."""
 
     checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
+    """Which models draw the seeds; take the base along to see what changed."""
     rewards: Annotated[tuple[RewardTerm, ...], Field(min_length=1, max_length=16)]
+    """What is measured; each gets a mean and a standard error of its own."""
     n: int = Field(default=1000, ge=2, le=10_000)
     """How many seeds, from `seed` on."""
     seed: Seed = 650
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
+    """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
 
 
 class AnalyzeSpec(Spec):
     """Look into checkpoints on fixed seeds; the first checkpoint is the one that others are compared with."""
 
     checkpoint_ids: tuple[UUID, ...] = Field(min_length=1, max_length=32)
+    """Which models are looked into; the first is what the others are compared with."""
     kind: AnalysisKind
+    """What to look at: rewards on the way, a map, diversity, ages, or the noise behind an image."""
     n: int = Field(default=100, ge=4, le=10_000)
     """How many seeds, from `seed` on."""
     seed: Seed = 650
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
+    """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     rewards: tuple[RewardTerm, ...] = Field(default=(), max_length=8)
     """What trajectories are scored by, and maps coloured by."""
     states: int = Field(default=6, ge=2, le=50)
@@ -324,14 +337,21 @@ class AnalyzeSpec(Spec):
 
 
 class DiceBearSource(Spec):
+    """Avatars that are rendered here, without a download."""
+
     type: Literal["dicebear"] = "dicebear"
+    """Where the images come from: rendered avatars, or a folder of your own."""
     style: str = Field(default="critters", pattern=r"^[a-z0-9-]{1,40}$")
     """A DiceBear style; mind its licence (critters is CC0)."""
     n: int = Field(default=3000, ge=16, le=200_000)
+    """How many avatars are rendered."""
 
 
 class FolderSource(Spec):
+    """Images of your own."""
+
     type: Literal["folder"] = "folder"
+    """Where the images come from: rendered avatars, or a folder of your own."""
     path: str = Field(min_length=1, max_length=500)
     """A folder of images inside the configured models directory."""
 
@@ -340,7 +360,9 @@ class PretrainSpec(Spec):
     """Train a DDPM (Algorithm 1) from scratch or from a checkpoint."""
 
     data: Annotated[DiceBearSource | FolderSource, Field(discriminator="type")] = DiceBearSource()
+    """What the model learns to draw; only the fields of the chosen source count."""
     name: Name = "pretrained"
+    """What the checkpoint is called when it is done."""
     image_size: int = Field(default=64, ge=8, le=512, multiple_of=8)
     """Edge of the square images in pixels, a multiple of 8."""
     channels: tuple[int, ...] = Field(default=(16, 32, 64, 128), min_length=2, max_length=6)
@@ -356,11 +378,13 @@ class PretrainSpec(Spec):
     ema: float = Field(default=0.998, ge=0, lt=1)
     """Decay of the exponential moving average of the weights, which is what is stored."""
     weight_decay: float = Field(default=1e-4, ge=0, le=1)
+    """AdamW's pull of every weight toward zero."""
     flip: bool = True
     """Mirror images at random."""
     init_checkpoint_id: UUID | None = None
     """Go on from this checkpoint's weights; empty starts from random ones."""
     precision: Precision = Precision.FP32
+    """fp32, or bf16 for speed on GPUs that have it."""
     seed: Seed = 0
     save_every: int = Field(default=200, ge=1)
     """Store a resumable state and a sample sheet every so many updates."""
@@ -370,6 +394,7 @@ class PushSpec(Spec):
     """Push a checkpoint to a model hub, as a repository that `DDPMPipeline.from_pretrained` opens."""
 
     checkpoint_id: UUID
+    """What to push."""
     repo_id: str = Field(min_length=3, max_length=192, pattern=r"^[A-Za-z0-9_][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}$")
     """Where to, as organisation/model; made if it is not there."""
     private: bool = True

@@ -70,10 +70,18 @@ class AnalysisWithDocument(AnalysisView):
 
 
 def list_analyses(
-    session: Session, *, kind: AnalysisKind | None = None, after: Position | None = None, limit: int = 50
+    session: Session,
+    *,
+    kind: AnalysisKind | None = None,
+    checkpoint_id: UUID | None = None,
+    status: JobStatus | None = None,
+    after: Position | None = None,
+    limit: int = 50,
 ) -> Slice[AnalysisView]:
     """Newest first, those that are still running and those that failed too."""
-    return queries.analyses(session, kind=kind, after=after, limit=limit).map(view_analysis)
+    return queries.analyses(
+        session, kind=kind, checkpoint_id=checkpoint_id, status=status, after=after, limit=limit
+    ).map(view_analysis)
 
 
 def get_analysis(session: Session, blobs: BlobStore, analysis_id: UUID) -> AnalysisWithDocument:

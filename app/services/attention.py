@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.queries import pages as queries
 from app.domain.enums import JobKind, JobStatus
-from app.services.alarms import alarms_of
+from app.services.alarms import alarms_of_jobs
 from app.services.job_views import JobView, view_job
 
 _FINETUNES_LOOKED_AT = 8
@@ -44,14 +44,16 @@ def _ended_badly(session: Session) -> list[Matter]:
 def _alarms(session: Session) -> list[Matter]:
     """Runs with alarms that nobody has acted on: no earlier epoch was chosen, and nobody put them aside."""
     rows = queries.newest_jobs(session, JobKind.FINETUNE, limit=_FINETUNES_LOOKED_AT)
-    found = []
-    for job in map(view_job, rows):
-        if job.paused or job.needs_nobody or "chosen_epoch" in job.result:
-            continue
-        if alarms := alarms_of(session, job):
-            first = f"Epoch {alarms[0].epoch}: {alarms[0].message}"
-            found.append(Matter("alarm", job.name, first, f"/jobs/{job.id}", "Decide", job.id))
-    return found
+    jobs = [job for job in map(view_job, rows) if not (job.paused or job.needs_nobody or "chosen_epoch" in job.result)]
+    alarms = alarms_of_jobs(session, jobs)
+    return [
+        Matter(
+            "alarm", job.name, f"Epoch {alarms[job.id][0].epoch}: {alarms[job.id][0].message}", f"/jobs/{job.id}",
+            "Decide", job.id,
+        )
+        for job in jobs
+        if alarms[job.id]
+    ]  # fmt: skip
 
 
 def _full_campaigns(session: Session) -> list[Matter]:

@@ -69,20 +69,20 @@ def estimate(session: Session, spec: Spec) -> Estimate:
 
 def _finetune(session: Session, spec: FinetuneSpec) -> Estimate:
     effort = finetune_effort(spec)
-    root = queries.root_of(session, spec.checkpoint_id)
-    totals, peaks, hosts = [], [], set()
-    for job in queries.recent_jobs(session, JobKind.FINETUNE, limit=_LOOKED_AT):
-        old = _parsed(job)
-        if old is None or not _same_shape(old, spec) or queries.root_of(session, old.checkpoint_id) != root:
-            continue
-        rates = _seconds_per_evaluation(session, job, finetune_effort(old))
-        if rates is None:
-            continue
-        totals.append(_seconds(effort, *rates))
-        hosts.add(_host(job))
-        peaks += _peaks(session, job)
+    past = [(job, _parsed(job)) for job in queries.recent_jobs(session, JobKind.FINETUNE, limit=_LOOKED_AT)]
+    alike = [(job, old) for job, old in past if old is not None and _same_shape(old, spec)]
+    roots = queries.roots_of(session, [spec.checkpoint_id, *(old.checkpoint_id for _, old in alike)])
+    alike = [(job, old) for job, old in alike if roots.get(old.checkpoint_id) == roots.get(spec.checkpoint_id)]
+    events = queries.last_events(session, [job.id for job, _ in alike], EventKind.METRICS, limit=_EPOCHS_LOOKED_AT)
+    totals, measured = [], []
+    for job, old in alike:
+        rates = _seconds_per_evaluation(events.get(job.id, []), finetune_effort(old))
+        if rates is not None:
+            totals.append(_seconds(effort, *rates))
+            measured.append(job)
     if totals:
-        return _from(totals, peaks, f"{_count(totals, 'past finetune')} of this model{_on(hosts)}")
+        hosts = {_host(job) for job in measured}
+        return _from(totals, _peaks(session, measured), f"{_count(totals, 'past finetune')} of this model{_on(hosts)}")
     per_evaluation, hosts, _ = _sampling_pace(session, spec.checkpoint_id)
     if per_evaluation:
         totals = [_seconds(effort, pace, UPDATE_WEIGHT * pace) for pace in per_evaluation]
@@ -95,7 +95,7 @@ def _drawing(session: Session, checkpoint_id: UUID, evaluations: int, kind: JobK
     paces, hosts, jobs = _sampling_pace(session, checkpoint_id)
     if not paces:
         return _unknown(checkpoint_id if kind is not JobKind.SAMPLE else None)
-    peaks = [peak for job in jobs for peak in _peaks(session, job)]
+    peaks = _peaks(session, jobs)
     words = f"{_count(paces, 'past sampling job')} of this model{_on(hosts)}"
     if kind is JobKind.EVALUATE:
         words += "; the rewards' own time is not counted"
@@ -104,15 +104,13 @@ def _drawing(session: Session, checkpoint_id: UUID, evaluations: int, kind: JobK
 
 def _sampling_pace(session: Session, checkpoint_id: UUID) -> tuple[list[float], set[str], list[Job]]:
     """Seconds of one network evaluation in each past sampling job of models of this architecture."""
-    root = queries.root_of(session, checkpoint_id)
-    paces, hosts, jobs = [], set(), []
-    for job in _past(session, JobKind.SAMPLE):
-        drawn = queries.samples_drawn_by(session, job.id)
-        if drawn and queries.root_of(session, UUID(job.spec["checkpoint_id"])) == root:
-            paces.append(_took(job) / (drawn * job.spec["steps"]))
-            hosts.add(_host(job))
-            jobs.append(job)
-    return paces, hosts, jobs
+    past = _past(session, JobKind.SAMPLE)
+    roots = queries.roots_of(session, [checkpoint_id, *(UUID(job.spec["checkpoint_id"]) for job in past)])
+    root = roots.get(checkpoint_id)
+    drawn = queries.samples_drawn_by(session, [job.id for job in past])
+    jobs = [job for job in past if drawn.get(job.id) and roots.get(UUID(job.spec["checkpoint_id"])) == root]
+    paces = [_took(job) / (drawn[job.id] * job.spec["steps"]) for job in jobs]
+    return paces, {_host(job) for job in jobs}, jobs
 
 
 def _proportional(
@@ -122,7 +120,7 @@ def _proportional(
     seconds = [_took(job) * work / work_of(job.spec) for job in jobs]
     if not seconds:
         return Estimate(None, None, None, "no job of this kind has finished here yet")
-    peaks = [peak for job in jobs for peak in _peaks(session, job)]
+    peaks = _peaks(session, jobs)
     hosts = {_host(job) for job in jobs}
     return _from(seconds, peaks, f"{_count(seconds, 'past job')} of this kind{_on(hosts)}, in proportion to {by}")
 
@@ -168,9 +166,8 @@ def _same_network(old: dict[str, Any], new: PretrainSpec) -> bool:
     return old["image_size"] == new.image_size and tuple(old["channels"]) == new.channels
 
 
-def _seconds_per_evaluation(session: Session, job: Job, effort: FinetuneEffort) -> tuple[float, float] | None:
-    """Of the rollout and of the update: medians over the newest epochs."""
-    rows = queries.last_events(session, job.id, EventKind.METRICS, limit=_EPOCHS_LOOKED_AT)
+def _seconds_per_evaluation(rows: Sequence[dict[str, Any]], effort: FinetuneEffort) -> tuple[float, float] | None:
+    """Of the rollout and of the update: medians over the epochs in `rows`."""
     timed = [row for row in rows if row.get("seconds_rollout") and row.get("seconds_update")]
     if not timed:
         return None
@@ -185,10 +182,10 @@ def _seconds(effort: FinetuneEffort, rollout: float, update: float) -> float:
     return epochs + effort.n_evaluations * effort.evaluation * rollout
 
 
-def _peaks(session: Session, job: Job) -> list[int]:
-    """The newest report's peak: it is the job's highest."""
-    reports = queries.last_events(session, job.id, EventKind.WORKER, limit=1)
-    return [int(row["peak_memory_bytes"]) for row in reports]
+def _peaks(session: Session, jobs: Sequence[Job]) -> list[int]:
+    """Of each job that has reported its memory the newest report's peak: it is the job's highest."""
+    reports = queries.last_events(session, [job.id for job in jobs], EventKind.WORKER, limit=1)
+    return [int(row["peak_memory_bytes"]) for rows in reports.values() for row in rows]
 
 
 def _host(job: Job) -> str:

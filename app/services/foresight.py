@@ -97,14 +97,9 @@ def _of_learned_reward(session: Session, spec: FinetuneSpec, term: RewardTerm, m
 def _gain_an_epoch(session: Session, spec: FinetuneSpec) -> tuple[float | None, str]:
     """Standard deviations of the reward that an epoch gains, and who says so."""
     gains = []
-    for job in queries.recent_jobs(session, JobKind.FINETUNE, limit=_LOOKED_AT):
-        if job.spec.get("lr", {}).get("peak") != spec.lr.peak:
-            continue
-        rows = [
-            row
-            for row in queries.first_events(session, job.id, EventKind.METRICS, limit=6)
-            if row.get("reward_mean") is not None and row.get("reward_std")
-        ]
+    jobs = [job.id for job in _at_this_learning_rate(session, spec)]
+    for events in queries.first_events(session, jobs, EventKind.METRICS, limit=6).values():
+        rows = [row for row in events if row.get("reward_mean") is not None and row.get("reward_std")]
         if len(rows) >= 2 and rows[-1]["epoch"] > rows[0]["epoch"]:
             first, last = rows[0], rows[-1]
             gained = abs(last["reward_mean"] - first["reward_mean"]) / first["reward_std"]
@@ -120,13 +115,13 @@ def _gain_an_epoch(session: Session, spec: FinetuneSpec) -> tuple[float | None, 
 
 def _first_alarms(session: Session, spec: FinetuneSpec) -> Sequence[int]:
     """The epochs of the first alarms of past finetunes toward learned rewards at this learning rate."""
-    epochs = []
-    for job in queries.recent_jobs(session, JobKind.FINETUNE, limit=_LOOKED_AT):
-        if job.spec.get("lr", {}).get("peak") == spec.lr.peak and _is_learned(job):
-            alarms = alarm_queries.alarms(session, job.id)
-            if alarms:
-                epochs.append(int(alarms[0]["epoch"]))
-    return epochs
+    jobs = [job.id for job in _at_this_learning_rate(session, spec) if _is_learned(job)]
+    return [int(alarms[0].payload["epoch"]) for alarms in alarm_queries.alarms_of_jobs(session, jobs).values()]
+
+
+def _at_this_learning_rate(session: Session, spec: FinetuneSpec) -> list[Job]:
+    jobs = queries.recent_jobs(session, JobKind.FINETUNE, limit=_LOOKED_AT)
+    return [job for job in jobs if job.spec.get("lr", {}).get("peak") == spec.lr.peak]
 
 
 def _is_learned(job: Job) -> bool:

@@ -227,9 +227,10 @@ class _Builder:
         """A select of the variant, then one group a variant; only the chosen one's fields are read."""
         tag = union["discriminator"]["propertyName"]
         refs: Mapping[str, str] = union["discriminator"]["mapping"]
+        help = _follow(self._root, next(iter(refs.values())))["properties"][tag].get("description", "")
         chosen = self._values.get(f"{path}.{tag}", next(iter(refs)))
         choice = FormField(
-            path=f"{path}.{tag}", label=_LABELS[tag], help="", kind="select", required=True, value=chosen,
+            path=f"{path}.{tag}", label=_LABELS[tag], help=help, kind="select", required=True, value=chosen,
             options=[Option(key, key) for key in refs],
         )  # fmt: skip
         groups = []
@@ -237,7 +238,10 @@ class _Builder:
             schema = _follow(self._root, ref)
             properties = {name: part for name, part in schema["properties"].items() if name != tag}
             parts = self.fields_of({"properties": properties}, f"{path}.{key}.")
-            groups.append(FormField(path=f"{path}.{key}", label=key.capitalize(), help="", kind="group", fields=parts))
+            about = schema.get("description", "")
+            groups.append(
+                FormField(path=f"{path}.{key}", label=key.capitalize(), help=about, kind="group", fields=parts)
+            )
         return [choice, *groups]
 
     def _take(self, path: str, *, deep: bool = False) -> list[str]:

@@ -12,11 +12,23 @@ from app.db.queries.keyset import Position, Slice, newest_first
 from app.domain.enums import AnalysisKind, EventKind, JobKind, JobStatus
 
 
-def analyses(session: Session, *, kind: AnalysisKind | None, after: Position | None, limit: int) -> Slice[Job]:
-    """Analysis jobs, newest first."""
+def analyses(
+    session: Session,
+    *,
+    kind: AnalysisKind | None,
+    checkpoint_id: UUID | None,
+    status: JobStatus | None,
+    after: Position | None,
+    limit: int,
+) -> Slice[Job]:
+    """Analysis jobs, newest first; with `checkpoint_id` only those that look into it."""
     statement = select(Job).where(Job.kind == JobKind.ANALYZE)
     if kind is not None:
         statement = statement.where(Job.spec["kind"].as_string() == kind.value)
+    if checkpoint_id is not None:
+        statement = statement.where(cast(Job.spec["checkpoint_ids"], String).contains(str(checkpoint_id)))
+    if status is not None:
+        statement = statement.where(Job.status == status)
     return newest_first(session, statement, (Job.created_at, Job.id), after=after, limit=limit)
 
 

@@ -1,6 +1,6 @@
 """SQL of checkpoints and what was measured on them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from uuid import UUID
 
@@ -34,12 +34,21 @@ def record_measurements(
 
 def epochs_by_checkpoint(session: Session, job_id: UUID) -> dict[UUID, int]:
     """The saved epochs of a job, by the checkpoint's id."""
+    return epochs_of_jobs(session, [job_id]).get(job_id, {})
+
+
+def epochs_of_jobs(session: Session, job_ids: Collection[UUID]) -> dict[UUID, dict[UUID, int]]:
+    """`epochs_by_checkpoint` of several jobs; nothing for a job that has saved none."""
     rows = session.execute(
-        select(Checkpoint.id, Checkpoint.epoch).where(
-            Checkpoint.job_id == job_id, Checkpoint.epoch.is_not(None), Checkpoint.deleted_at.is_(None)
+        select(Checkpoint.job_id, Checkpoint.id, Checkpoint.epoch).where(
+            Checkpoint.job_id.in_(job_ids), Checkpoint.epoch.is_not(None), Checkpoint.deleted_at.is_(None)
         )
     )
-    return {id: epoch for id, epoch in rows if epoch is not None}
+    found: dict[UUID, dict[UUID, int]] = {}
+    for job_id, id, epoch in rows:
+        if job_id is not None and epoch is not None:
+            found.setdefault(job_id, {})[id] = epoch
+    return found
 
 
 def evaluated_epochs(session: Session, job_id: UUID, *, after: int = 0) -> list[dict[str, Any]]:

@@ -3,10 +3,10 @@
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, File, Path, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Path, Query, Request, Response, UploadFile
 from starlette.concurrency import run_in_threadpool
 
-from app.domain.enums import AnalysisKind
+from app.domain.enums import AnalysisKind, JobStatus
 from app.services import analyses, over_optimisation, uploads
 from app.services.analyses import AnalysisView, AnalysisWithDocument
 from app.services.over_optimisation import OverOptimisationReport
@@ -26,10 +26,17 @@ def list_analyses(
     _caller: CurrentOperator,
     after: After,
     limit: Limit = 50,
-    kind: AnalysisKind | None = None,
+    kind: Annotated[AnalysisKind | None, Query(description="Only analyses of this kind.")] = None,
+    checkpoint_id: Annotated[UUID | None, Query(description="Only those that look into this checkpoint.")] = None,
+    status: Annotated[
+        JobStatus | None, Query(description="Only those whose job is in this status; only `succeeded` has a document.")
+    ] = None,
 ) -> Page[AnalysisView]:
     """Those that are still running, and those that failed, too. `POST /jobs` with the kind `analyze` starts one."""
-    return Page.of(analyses.list_analyses(session, kind=kind, after=after, limit=limit))
+    found = analyses.list_analyses(
+        session, kind=kind, checkpoint_id=checkpoint_id, status=status, after=after, limit=limit
+    )
+    return Page.of(found)
 
 
 @router.get("/analyses/{analysis_id}", summary="One analysis with all of its numbers", responses=problems(404))

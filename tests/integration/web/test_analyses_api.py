@@ -67,6 +67,26 @@ def test_analyses_are_listed_by_kind_and_carry_their_document(
     assert client.get(f"{URL}/{waiting}", headers=operator).json()["document"] is None
 
 
+def test_analyses_are_found_by_checkpoint_and_by_status(
+    client: TestClient, world: Any, operator: Headers, walk: Any
+) -> None:
+    base, other, unseen = (world.checkpoint(name) for name in ("base", "other", "unseen"))
+    waiting = analysis(world, "diversity", [base])
+    done = analysis(world, "diversity", [base, other], diversity_body(3.0, 2.0))
+    trace = analysis(world, "reward_trajectory", [other], {"trajectories": []})
+
+    def found(**params: Any) -> list[str]:
+        return [row["id"] for row in walk(URL, **params)]
+
+    assert found(checkpoint_id=base) == [str(done), str(waiting)]
+    assert found(checkpoint_id=other) == [str(trace), str(done)], "first or not"
+    assert found(checkpoint_id=unseen) == []
+    assert found(status="queued") == [str(waiting)]
+    assert found(status="succeeded", checkpoint_id=other, kind="diversity") == [str(done)]
+    for wrong in ({"checkpoint_id": "seven"}, {"status": "done"}):
+        assert client.get(URL, params=wrong, headers=operator).status_code == 422
+
+
 @ON_SQLITE_ALONE
 def test_only_the_images_that_an_analysis_names_can_be_had(
     client: TestClient, world: Any, operator: Headers, sign_in: Callable[..., Headers]

@@ -121,6 +121,13 @@ def test_weights_go_with_the_rewards_that_are_ticked() -> None:
     assert shown.weights[learned] == "2.5"
 
 
+@pytest.mark.parametrize("kind", sorted(SUPPORTED_JOB_KINDS))
+def test_every_field_has_a_sentence_of_help(kind: JobKind) -> None:
+    form = form_of(kind)
+    silent = [field.path for field in leaves([*form.essential, *form.advanced]) if not field.help.strip()]
+    assert silent == []
+
+
 @pytest.mark.parametrize("kind", sorted(SUPPORTED_JOB_KINDS & _NEEDED.keys()))
 def test_a_duplicated_job_posts_the_spec_that_it_was_made_from(kind: JobKind) -> None:
     """Every value differs from its default where the kind has an optional group, a list or a variant."""
