@@ -58,11 +58,10 @@ def create_app(settings: Settings | None = None, *, clock: Clock | None = None) 
         openapi_url="/api/v1/openapi.json",
         docs_url=None,
         redoc_url=None,
-        max_body_size=settings.max_upload_bytes,
         lifespan=lifespan,
     )
     app.state.tastemaker = state
-    install_error_handlers(app)
+    install_error_handlers(app, max_bytes=settings.max_upload_bytes)
     limiter = install_rate_limits(app, settings, state.clock)
     install_security(app, settings)
     install_metrics(app, state)

@@ -27,6 +27,7 @@ COMMON: dict[str, Any] = {
     "adam_eps": 3e-4,
     "lr": {"peak": 7e-5},
     "epochs": 3,
+    "shaping": False,
 }
 JPEG: dict[str, Any] = {
     "objective": "sf",

@@ -38,6 +38,7 @@ _THESIS_JPEG: dict[str, Any] = {
     "clip_nats": 19.66,
     "advantage": {"baseline": "mean", "clip": 4.5},
     "lr": {"peak": 9e-8},
+    "shaping": False,
     "inner_epochs": 1,
     "batch_size": 10,
     "updates_per_epoch": 10,
@@ -83,6 +84,7 @@ FINETUNE_PRESETS: dict[str, dict[str, Any]] = {
         "objective": "is",
         "clip_nats": 20.0,
         "sde_window": {"start": 0, "length": 12},
+        "shaping": False,  # the window alone learns as fast and calls the reward once a sample
         "timestep_fraction": 0.5,
         "lr": {"peak": 7e-5, "floor": 1e-5},
         "adam_eps": 3e-4,

@@ -10,6 +10,7 @@ from app.db.models import Campaign, GoldPair, Sample
 from app.db.queries import campaigns as campaign_queries
 from app.db.queries import labeling as labeling_queries
 from app.db.queries import trust as queries
+from app.db.queries.bulk import insert_or_ignore
 from app.domain.enums import Strategy
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.estimates import Estimate
@@ -46,12 +47,12 @@ def mark_gold(
         raise NotFoundError("There is no such campaign; GET /campaigns lists them.")
     _require_alike(session, campaign, better, worse)
     pair_id = labeling_queries.ensure_pair(session, campaign_id, (better, worse), now=now)
-    gold = session.get(GoldPair, pair_id)
-    if gold is None:
-        gold = GoldPair(
-            pair_id=pair_id, campaign_id=campaign_id, better_sample_id=better, created_by=who.user_id, created_at=now
-        )
-        session.add(gold)
+    row = {
+        "pair_id": pair_id, "campaign_id": campaign_id, "better_sample_id": better, "created_by": who.user_id,
+        "created_at": now,
+    }  # fmt: skip
+    insert_or_ignore(session, GoldPair, [row])  # two operators may mark it at once: the later word holds
+    gold = session.get_one(GoldPair, pair_id)
     gold.better_sample_id, gold.retired_at = better, None
     session.flush()
     audit.record(session, who.user_id, "gold.mark", campaign_id, now, pair=str(pair_id))

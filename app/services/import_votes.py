@@ -28,6 +28,7 @@ MAX_ROWS = 20_000
 """Votes that one call may bring; `tastemaker import-votes` sends larger files in parts."""
 
 _MAX_UNPACKED = 100_000_000
+_MAX_TEXT = 10_000
 
 
 class ImportedVote(BaseModel):
@@ -268,13 +269,28 @@ def _metadata_of(data: bytes) -> bytes:
 
 
 def _parquet_rows(data: bytes) -> Iterator[Any]:
-    import pyarrow.parquet as pq  # 60 MB of shared libraries that only this call needs
+    import pyarrow as pa  # 60 MB of shared libraries that only this call needs
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
 
     file = pq.ParquetFile(io.BytesIO(data))
     if file.metadata.num_rows > MAX_ROWS:
         raise _refused(f"More than {MAX_ROWS:,} votes in one call; send the file in parts.")
-    names = [name for name in file.schema_arrow.names if name in ImportedVote.model_fields]
-    for batch in file.iter_batches(batch_size=1000, columns=names):
+    fields = [field for field in file.schema_arrow if field.name in ImportedVote.model_fields]
+    if any(pa.types.is_nested(field.type) for field in fields):
+        raise _refused("A column of this Parquet file holds lists or records; send what the export wrote.")
+    groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
+    if sum(group.total_byte_size for group in groups) > _MAX_UNPACKED:
+        raise _refused("The votes in this Parquet file unpack to more than 100 MB; send them in parts.")
+    # a page may name one long text a thousand times: texts stay in their dictionary until their length is known
+    texts = [field.name for field in fields if pa.types.is_string(field.type) or pa.types.is_large_string(field.type)]
+    file = pq.ParquetFile(io.BytesIO(data), read_dictionary=texts)
+    for batch in file.iter_batches(batch_size=1000, columns=[field.name for field in fields]):
+        for column in batch.columns:
+            words = column.dictionary if pa.types.is_dictionary(column.type) else column
+            measurable = pa.types.is_string(words.type) or pa.types.is_binary(words.type)
+            if measurable and len(words) and (pc.max(pc.binary_length(words)).as_py() or 0) > _MAX_TEXT:
+                raise _refused(f"A value of more than {_MAX_TEXT:,} bytes; send what the export wrote.")
         yield from batch.to_pylist()
 
 

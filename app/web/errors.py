@@ -7,19 +7,51 @@ from typing import Any
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, RedirectResponse, Response
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.domain.errors import InvalidSpecError, NotAuthenticatedError, TastemakerError
+from app.domain.errors import InvalidSpecError, NotAuthenticatedError, PayloadTooLargeError, TastemakerError
 from app.web.templating import render
 
 logger = logging.getLogger(__name__)
 
 
-def install_error_handlers(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI, *, max_bytes: int) -> None:
+    """Errors as documents. `max_bytes` is the longest body that the server takes; longer ones are refused unread."""
+    app.add_middleware(_BodyLimit, max_bytes=max_bytes)
     app.add_exception_handler(TastemakerError, _on_tastemaker_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(Exception, _on_unexpected)
+
+
+class _BodyLimit:
+    """Refuses a body that is too long, declared or streamed. FastAPI's `max_body_size` does so too, in plain text."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app, self._max_bytes = app, max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        too_large = PayloadTooLargeError(f"At most {self._max_bytes:,} bytes are accepted in one request.")
+        if declared.isdecimal() and int(declared) > self._max_bytes:
+            await answer_error(Request(scope, receive), too_large)(scope, receive, send)
+            return
+        received = 0
+
+        async def receive_within_limit() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise HTTPException(413, too_large.detail)  # FastAPI takes any other error for a body it cannot read
+            return message
+
+        await self._app(scope, receive_within_limit, send)
 
 
 def answer_error(request: Request, error: TastemakerError) -> Response:

@@ -28,6 +28,8 @@ SEED = int(os.environ.get("TASTEMAKER_CHAOS_SEED", "0"))
 REPORT = os.environ.get("TASTEMAKER_CHAOS_REPORT")
 RECOVERY_SECONDS = 60.0
 EPOCHS = 8
+N_SAMPLES = 60 + 8 * ROUNDS
+"""Their pairs must outlast three raters of four votes a second."""
 
 
 def token(parts: Deployment, name: str, role: Role) -> str:
@@ -112,7 +114,7 @@ def test_nothing_promised_is_lost_or_done_twice(tmp_path: Path, tiny_model: Path
         shutil.copytree(tiny_model, models / "tiny")
         operator = Operator(parts.url, token(parts, "operator", Role.ADMIN))
         base = operator.post("/checkpoints", {"name": "tiny", "source": "tiny"})["id"]
-        drawn = operator.submit("sample", {"checkpoint_id": base, "n": 60, "steps": 5}, "samples to rate")
+        drawn = operator.submit("sample", {"checkpoint_id": base, "n": N_SAMPLES, "steps": 5}, "samples to rate")
         undisturbed = operator.submit("finetune", finetune_spec(base), "undisturbed")
         for job_id in (drawn, undisturbed):
             assert operator.finish(job_id, seconds=120)["status"] == "succeeded"

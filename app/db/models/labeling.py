@@ -56,7 +56,8 @@ class Pair(IdMixin, Base):
     __tablename__ = "pair"
     __table_args__ = (
         UniqueConstraint("campaign_id", "sample_a_id", "sample_b_id"),
-        Index(None, "campaign_id", "n_leased"),
+        # those that are nearest to full first, of these the oldest: the order in which begun pairs are handed out
+        Index("ix_pair_begun", "campaign_id", text("n_leased DESC"), "created_at", "id"),
     )
 
     campaign_id: Mapped[UUID] = mapped_column(ForeignKey("campaign.id", ondelete="CASCADE"))

@@ -169,11 +169,11 @@ _CLAIM = (  # built once: a call may try many pairs, and building the statement 
 
 
 def begun_pairs(session: Session, campaign_id: UUID, rater_id: UUID, *, overlap: int, limit: int) -> list[BegunPair]:
-    """Pairs that others have begun and that still have a place, oldest first."""
+    """Pairs that others have begun and that still have a place: the fullest first, of these the oldest."""
     rows = session.scalars(
         select(Pair)
         .where(Pair.campaign_id == campaign_id, Pair.n_leased.between(1, overlap - 1), ~_had_by(rater_id))
-        .order_by(Pair.created_at, Pair.id)
+        .order_by(Pair.n_leased.desc(), Pair.created_at, Pair.id)  # as ix_pair_begun has them
         .limit(limit)
     ).all()
     first: dict[UUID, Comparison] = {}

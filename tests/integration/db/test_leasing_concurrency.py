@@ -12,10 +12,10 @@ from labeling_data import add_checkpoint
 from sqlalchemy import select
 
 from app.config import Settings
-from app.db.models import Campaign, Comparison, Pair, Preference
+from app.db.models import Campaign, Comparison, Pair, Preference, Sample
 from app.db.session import Database
 from app.domain.enums import Choice, Role
-from app.services import accounts, campaigns, labeling
+from app.services import accounts, campaigns, gold, labeling
 from app.services.accounts import Principal
 
 RATERS, VOTES, BUDGET = 8, 30, 200
@@ -104,3 +104,30 @@ def test_two_votes_on_one_lease_at_the_same_time_leave_one(
     with database.reader() as session:
         (row,) = session.scalars(select(Preference))
     assert row.choice in choices
+
+
+def test_operators_who_mark_the_same_gold_pair_at_once_agree_on_the_last_word(
+    database: Database, settings: Settings, clock: Any
+):
+    now, n = clock.now(), 4
+    base = add_checkpoint(database, settings, seeds=range(4))
+    with database.writer() as session:
+        who = Principal(accounts.ensure_user(session, "olga", Role.OPERATOR, now).id, "olga", Role.OPERATOR)
+        campaign_id = campaigns.create_campaign(
+            session, name="c", question="?", checkpoint_ids=[base], open=True, creator=who, now=now
+        ).id
+        a, b = session.scalars(select(Sample.id).limit(2))
+    start = Barrier(n)
+
+    def mark(number: int) -> UUID:
+        better, worse = (a, b) if number % 2 else (b, a)
+        start.wait(timeout=30)
+        with database.writer() as session:
+            return gold.mark_gold(session, who, campaign_id, better=better, worse=worse, now=now).better_sample_id
+
+    with ThreadPoolExecutor(n) as pool:
+        said = list(pool.map(mark, range(n)))
+    assert said == [b, a, b, a]
+    with database.reader() as session:
+        (view,) = gold.list_gold(session, campaign_id)
+    assert {view.better_sample_id, view.worse_sample_id} == {a, b}

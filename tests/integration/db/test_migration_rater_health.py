@@ -78,4 +78,7 @@ def test_votes_of_before_survive_both_ways_and_snapshots_learn_their_raters(
 
 def test_the_migrated_schema_is_the_models(database: Database):
     with database.engine.connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+        # SQLite does not tell which columns of an index descend
+        undescribed = {"ix_pair_begun"} if connection.dialect.name == "sqlite" else set()
+        found = compare_metadata(MigrationContext.configure(connection), Base.metadata)
+        assert [change for change in found if getattr(change[1], "name", None) not in undescribed] == []

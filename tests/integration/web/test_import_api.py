@@ -10,6 +10,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 from labeling_data import add_checkpoint
@@ -248,3 +250,21 @@ def test_the_command_sends_a_file_in_parts(
     with TastemakerClient("http://testserver", token, transport=httpx.MockTransport(pass_on)) as remote:
         assert import_file(remote, there, path)["imported"] == 81
         assert import_file(remote, there, path)["known"] == 81
+
+
+def test_a_parquet_file_that_would_unpack_to_gigabytes_is_refused(client: TestClient, campaign: str, operator: Headers):
+    names = ["comparison_id", "rater"]
+    long = pa.DictionaryArray.from_arrays(pa.array([0] * 20_000, pa.int32()), pa.array(["x" * 1_000_000]))
+    lists = pa.array([["a"]] * 10)
+    big = pa.array([str(number) * 3000 for number in range(10_000, 18_000)])
+    for columns, reason in (
+        ([long, long], "more than 10,000 bytes"),
+        ([lists, lists], "lists or records"),
+        ([big, big], "more than 100 MB"),
+    ):
+        file = io.BytesIO()
+        pq.write_table(pa.table(columns, names=names), file, compression="zstd", use_dictionary=columns[0] is long)
+        assert len(file.getvalue()) < 1_000_000
+        answer = send(client, campaign, operator, file.getvalue())
+        assert answer.status_code == 422
+        assert reason in answer.json()["detail"]

@@ -174,6 +174,7 @@ def test_a_body_that_is_too_large_is_refused(client: TestClient, operator: Heade
     body = b'{"kind": "' + b"x" * settings.max_upload_bytes + b'"}'
     answer = client.post(URL, content=body, headers={**operator, "Content-Type": "application/json"})
     assert answer.status_code == 413
+    assert f"{settings.max_upload_bytes:,} bytes" in answer.json()["detail"]
 
 
 def test_a_reward_model_job_freezes_the_votes_of_this_moment(client: TestClient, world: Any, operator: Headers) -> None:

@@ -122,6 +122,7 @@ def test_a_body_beyond_the_limit_is_413_whether_declared_or_streamed(
     with TestClient(create_app(small), raise_server_exceptions=False) as client:
         answer = client.post(path, content=b"x" * 50_000 if declared else pieces(), headers=headers)
     assert answer.status_code == 413
+    assert answer.headers["content-type"] == "application/problem+json"
 
 
 def test_a_form_of_many_fields_or_files_is_refused(client: TestClient) -> None:

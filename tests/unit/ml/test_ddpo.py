@@ -36,6 +36,7 @@ def make_spec(**fields: Any) -> FinetuneSpec:
         "updates_per_epoch": 2,
         "eval": {"every": 2, "n": 4},
         "lr": {"peak": 1e-3, "warmup": 0.3, "floor": 1e-5},
+        "shaping": False,
     }
     return FinetuneSpec.model_validate(defaults | fields)
 
