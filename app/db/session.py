@@ -1,15 +1,22 @@
 """Engines and sessions. Queries never commit; only the web dependency and the job runner do."""
 
+import math
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
+from sqlalchemy.pool import ConnectionPoolEntry
 
 _AFTER_COMMIT = "tastemaker_after_commit"
+_RETURNED = "tastemaker_returned"
+_IDLE_SECONDS = 5.0
 
 
 class Database:
@@ -31,8 +38,13 @@ class Database:
             event.listen(self.engine, "connect", _configure_sqlite)
             event.listen(self.engine, "begin", _begin_sqlite)
         else:
-            self.engine = create_engine(parsed, pool_size=pool_size, max_overflow=20, pool_pre_ping=True)
+            self.engine = create_engine(parsed, pool_size=pool_size, max_overflow=20)
+            event.listen(self.engine, "checkin", _note_return)
+            event.listen(self.engine, "checkout", partial(_ping_idle, self.engine.dialect))
         self._write_engine = self.engine.execution_options(sqlite_begin="IMMEDIATE")
+        self._lookup_engine = (
+            self.engine if self.is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        )
 
     def new_session(self, *, write: bool) -> Session:
         """A session that the caller must close; commit is the caller's too."""
@@ -42,6 +54,12 @@ class Database:
     def reader(self) -> Iterator[Session]:
         """A session for reading; whatever it might have changed is rolled back."""
         with self.new_session(write=False) as session:
+            yield session
+
+    @contextmanager
+    def lookup(self) -> Iterator[Session]:
+        """A session for single reads that come often: PostgreSQL is asked without BEGIN and ROLLBACK around them."""
+        with Session(self._lookup_engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
@@ -78,6 +96,20 @@ def _drop_callbacks(session: Session, _previous: Any) -> None:
     if session.in_nested_transaction():
         return
     session.info[_AFTER_COMMIT].clear()
+
+
+def _note_return(_connection: Any, record: ConnectionPoolEntry) -> None:
+    record.info[_RETURNED] = time.monotonic()
+
+
+def _ping_idle(dialect: Dialect, connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Replace a connection that has died since it was last used. One that was just in use is not asked."""
+    if time.monotonic() - record.info.get(_RETURNED, -math.inf) < _IDLE_SECONDS:
+        return
+    try:
+        dialect.do_ping(connection)
+    except dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError from error
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:

@@ -123,11 +123,11 @@ def record_preference(
         GoneError: the lease has run out. Leasing again gives the same pair, unless somebody else has it by now.
         ConflictError: the campaign is closed, or the vote can no longer be changed.
     """
-    lease = _own_lease(session, comparison_id, rater)
-    preference = queries.get_preference(session, comparison_id)
+    lease, status = _own_lease(session, comparison_id, rater)
+    preference = _vote_on(session, lease)
     if preference is not None and preference.choice is choice:
         return
-    _require_active(session, lease.campaign_id)
+    _require_active(status)
     if preference is not None:
         _require_undo_open(preference, now, undo_seconds)
         preference.choice = choice
@@ -164,13 +164,13 @@ def undo_preference(
     Raises:
         NotFoundError, ForbiddenError, GoneError, ConflictError: as for a vote.
     """
-    lease = _own_lease(session, comparison_id, rater)
-    preference = queries.get_preference(session, comparison_id)
+    lease, status = _own_lease(session, comparison_id, rater)
+    preference = _vote_on(session, lease)
     if preference is None:
         if lease.expired:
             raise GoneError("This pair was given back without a vote; ask for the next pairs.")
         return
-    _require_active(session, lease.campaign_id)
+    _require_active(status)
     _require_undo_open(preference, now, undo_seconds)
     session.delete(preference)
     lease.closed_at = None
@@ -186,13 +186,13 @@ def comparison_image(
     Raises:
         NotFoundError, ForbiddenError: there is no such lease, or it is somebody else's (operators see all).
     """
-    lease = queries.get_comparison(session, comparison_id)
-    if lease is None:
+    found = queries.lease_image(session, comparison_id, left=side == "left")
+    if found is None:
         raise _no_such_lease()
-    if lease.rater_id != viewer.user_id and not viewer.role.covers(Role.OPERATOR):
+    rater_id, sha256 = found
+    if rater_id != viewer.user_id and not viewer.role.covers(Role.OPERATOR):
         raise _foreign_lease()
-    sample_id = lease.left_sample_id if side == "left" else lease.right_sample_id
-    return pixels_of(blobs, queries.sample_sha256(session, sample_id))
+    return pixels_of(blobs, sha256)
 
 
 def pixels_of(blobs: BlobStore, sha256: str) -> bytes:
@@ -343,13 +343,18 @@ def _gold(
     return leases
 
 
-def _own_lease(session: Session, comparison_id: UUID, rater: Principal) -> Comparison:
-    lease = queries.lock_comparison(session, comparison_id)
-    if lease is None:
+def _own_lease(session: Session, comparison_id: UUID, rater: Principal) -> tuple[Comparison, CampaignStatus]:
+    """The rater's lease, held until the transaction ends, and the status of its campaign."""
+    found = queries.lock_comparison(session, comparison_id)
+    if found is None:
         raise _no_such_lease()
-    if lease.rater_id != rater.user_id:
+    if found[0].rater_id != rater.user_id:
         raise _foreign_lease()
-    return lease
+    return found
+
+
+def _vote_on(session: Session, lease: Comparison) -> Preference | None:
+    return None if lease.closed_at is None else queries.get_preference(session, lease.id)
 
 
 def _no_such_lease() -> NotFoundError:
@@ -360,9 +365,8 @@ def _foreign_lease() -> ForbiddenError:
     return ForbiddenError("This comparison was leased to somebody else; ask for pairs of your own.")
 
 
-def _require_active(session: Session, campaign_id: UUID) -> None:
-    campaign = campaign_queries.get_campaign(session, campaign_id)
-    if campaign is None or campaign.status is CampaignStatus.CLOSED:
+def _require_active(status: CampaignStatus) -> None:
+    if status is CampaignStatus.CLOSED:
         raise ConflictError("This campaign is closed; votes can no longer be given, changed or undone.")
 
 

@@ -39,6 +39,11 @@ def _read_session(state: State) -> Iterator[Session]:
         yield session
 
 
+def _lookup_session(state: State) -> Iterator[Session]:
+    with state.database.lookup() as session:
+        yield session
+
+
 def _now(state: State) -> datetime:
     return state.clock.now()
 
@@ -90,7 +95,7 @@ def identify(request: Request, state: AppState) -> Principal | None:
     cookie = request.cookies.get(SESSION_COOKIE)
     if header is None and cookie is None:
         return None
-    with state.database.reader() as session:
+    with state.database.lookup() as session:
         if header is None:
             return accounts.authenticate_session(session, cookie or "", state.clock.now())
         scheme, _, secret = header.partition(" ")
@@ -172,6 +177,8 @@ async def _write_session(
 
 # scope="function": the commit happens before the response is sent, so a commit that fails answers 500, not 200
 ReadSession = Annotated[Session, Depends(_read_session, scope="function")]
+LookupSession = Annotated[Session, Depends(_lookup_session, scope="function")]
+"""For a route that reads one row, often."""
 WriteSession = Annotated[Session, Depends(_write_session, scope="function")]
 
 

@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Campaign, Comparison, GoldPair, Pair, Preference, Retraction, Sample
 from app.db.queries.bulk import in_chunks, insert_or_ignore
-from app.domain.enums import Choice
+from app.domain.enums import CampaignStatus, Choice
 from app.domain.pairing import REPEAT_DISTANCE, REPEAT_WINDOW, canonical
 
 
@@ -45,17 +45,25 @@ def lock_campaign(session: Session, campaign_id: UUID) -> Campaign | None:
     )
 
 
-def lock_comparison(session: Session, comparison_id: UUID) -> Comparison | None:
-    return session.scalar(
-        select(Comparison)
+def lock_comparison(session: Session, comparison_id: UUID) -> tuple[Comparison, CampaignStatus] | None:
+    """A comparison, held until the transaction ends, and the status of its campaign."""
+    row = session.execute(
+        select(Comparison, Campaign.status)
+        .join(Campaign, Campaign.id == Comparison.campaign_id)
         .where(Comparison.id == comparison_id)
-        .with_for_update(key_share=True)
+        .with_for_update(key_share=True, of=Comparison)
         .execution_options(populate_existing=True)
-    )
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
-def get_comparison(session: Session, comparison_id: UUID) -> Comparison | None:
-    return session.get(Comparison, comparison_id)
+def lease_image(session: Session, comparison_id: UUID, *, left: bool) -> tuple[UUID, str] | None:
+    """The rater whose lease it is, and the blob of one of its images."""
+    side = Comparison.left_sample_id if left else Comparison.right_sample_id
+    row = session.execute(
+        select(Comparison.rater_id, Sample.sha256).join(Sample, Sample.id == side).where(Comparison.id == comparison_id)
+    ).one_or_none()
+    return None if row is None else (row[0], row[1])
 
 
 def get_preference(session: Session, comparison_id: UUID) -> Preference | None:

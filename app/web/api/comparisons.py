@@ -13,7 +13,7 @@ from app.domain.enums import Choice
 from app.services import labeling
 from app.services.labeling import ComparisonView, Side
 from app.web.api.problems import problems
-from app.web.deps import Blobs, CurrentRater, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.deps import Blobs, CurrentRater, CurrentSettings, LookupSession, Now, WriteSession
 from app.web.idempotency import ApiRoute
 
 router = APIRouter(tags=["comparisons"], route_class=ApiRoute)
@@ -96,7 +96,7 @@ def lease_comparisons(
     response_class=Response,
     responses=problems(404, besides={200: {"description": "The image.", "content": {"image/png": {}}}}),
 )
-def get_image(comparison_id: UUID, side: Side, session: ReadSession, blobs: Blobs, viewer: CurrentRater) -> Response:
+def get_image(comparison_id: UUID, side: Side, session: LookupSession, blobs: Blobs, viewer: CurrentRater) -> Response:
     """For the rater who leased the pair, and for operators. It has no validators: an ETag would name the image."""
     image = labeling.comparison_image(session, blobs, comparison_id, side, viewer=viewer)
     return Response(image, media_type="image/png", headers={"Cache-Control": "no-store"})
