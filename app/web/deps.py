@@ -19,6 +19,7 @@ from app.domain.enums import Role
 from app.domain.errors import ForbiddenError, NotAuthenticatedError
 from app.services import accounts
 from app.services.accounts import Principal
+from app.services.jobs import Submission
 from app.web.idempotency import claim_key
 from app.web.state import AppState
 
@@ -188,3 +189,13 @@ CurrentRater = Annotated[Principal, Depends(_rater)]
 """Whoever is signed in, guests included: for what rating takes, and nothing else."""
 CurrentOperator = Annotated[Principal, Depends(_operator)]
 CurrentAdmin = Annotated[Principal, Depends(_admin)]
+
+
+def _submission(
+    session: WriteSession, settings: CurrentSettings, blobs: Blobs, queue: Queue, who: CurrentOperator, now: Now
+) -> Submission:
+    return Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=who, now=now)
+
+
+ToSubmit = Annotated[Submission, Depends(_submission)]
+"""What a service needs to queue jobs for the caller, an operator."""

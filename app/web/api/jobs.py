@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import ConfigDict, Field, StringConstraints
 from starlette.concurrency import run_in_threadpool
 
@@ -11,9 +11,8 @@ from app.domain.documented import Documented
 from app.domain.enums import JobKind, JobStatus, Priority
 from app.services import job_control, jobs
 from app.services.job_views import JobEventView, JobView
-from app.services.jobs import Submission
 from app.web.api.problems import problems
-from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, State, WriteSession
+from app.web.deps import CurrentOperator, Now, Queue, ReadSession, State, ToSubmit, WriteSession
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 from app.web.sse import stream_events
@@ -70,12 +69,6 @@ class ResultIn(Documented):
     """A saved epoch of the run; 0 goes back to the base."""
 
 
-def _submission(
-    session: WriteSession, settings: CurrentSettings, blobs: Blobs, queue: Queue, who: CurrentOperator, now: Now
-) -> Submission:
-    return Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=who, now=now)
-
-
 @router.get("", summary="List jobs, newest first")
 def list_jobs(
     session: ReadSession,
@@ -89,7 +82,7 @@ def list_jobs(
 
 
 @router.post("", status_code=202, summary="Submit a job", responses=problems(409, 413))
-def submit_job(body: JobIn, to: Annotated[Submission, Depends(_submission)], response: Response) -> JobView:
+def submit_job(body: JobIn, to: ToSubmit, response: Response) -> JobView:
     """The spec and everything that it refers to are checked now; a 422 names the field as `spec.<path>`.
 
     A `reward_model` job is trained on the campaign's votes as they are at this moment. An accepted job is not lost when

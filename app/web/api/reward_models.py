@@ -7,10 +7,9 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.services import reward_models
-from app.services.jobs import Submission
 from app.services.reward_models import RewardModelView
 from app.web.api.problems import problems
-from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
+from app.web.deps import CurrentOperator, ReadSession, ToSubmit
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 
@@ -60,16 +59,10 @@ def get_reward_model(reward_model_id: UUID, session: ReadSession, _operator: Cur
 def score_samples(
     reward_model_id: UUID,
     body: SamplesIn,
-    session: WriteSession,
-    settings: CurrentSettings,
-    blobs: Blobs,
-    queue: Queue,
-    operator: CurrentOperator,
-    now: Now,
+    to: ToSubmit,
     response: Response,
 ) -> Rewards:
     """Answers 200 when all are known. Otherwise 202: an `evaluate` job was queued; ask again when it has succeeded."""
-    to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
     scored = reward_models.rewards_of_samples(to, reward_model_id, body.sample_ids)
     if scored.job is not None:
         response.status_code = 202

@@ -9,11 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.services import gold, retractions
 from app.services.gold import GoldView
 from app.services.job_views import JobView
-from app.services.jobs import Submission
 from app.services.rater_pages import RaterHealthView, rater_health_view
 from app.services.retractions import RetractionView
 from app.web.api.problems import problems
-from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
+from app.web.deps import CurrentOperator, Now, ReadSession, ToSubmit, WriteSession
 from app.web.idempotency import ApiRoute
 
 router = APIRouter(tags=["trust in votes"], route_class=ApiRoute)
@@ -112,15 +111,9 @@ def reinstate(
 def retrain_affected(
     campaign_id: UUID,
     rater_id: UUID,
-    session: WriteSession,
-    settings: CurrentSettings,
-    blobs: Blobs,
-    queue: Queue,
-    operator: CurrentOperator,
-    now: Now,
+    to: ToSubmit,
 ) -> Jobs:
     """One `reward_model` job for each way in which an affected reward model was trained."""
-    to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
     return Jobs(items=retractions.retrain_affected(to, campaign_id, rater_id))
 
 
@@ -132,15 +125,9 @@ def retrain_affected(
 )
 def retrain_reward_model(
     reward_model_id: UUID,
-    session: WriteSession,
-    settings: CurrentSettings,
-    blobs: Blobs,
-    queue: Queue,
-    operator: CurrentOperator,
-    now: Now,
+    to: ToSubmit,
     response: Response,
 ) -> JobView:
-    to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
     job = retractions.retrain_reward_model(to, reward_model_id)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return job
@@ -154,16 +141,10 @@ def retrain_reward_model(
 )
 def retrain_checkpoint(
     checkpoint_id: UUID,
-    session: WriteSession,
-    settings: CurrentSettings,
-    blobs: Blobs,
-    queue: Queue,
-    operator: CurrentOperator,
-    now: Now,
+    to: ToSubmit,
     response: Response,
 ) -> JobView:
     """409 while the reward model behind it has no successor without retracted votes: retrain that first."""
-    to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
     job = retractions.retrain_checkpoint(to, checkpoint_id)
     response.headers["Location"] = f"/api/v1/jobs/{job.id}"
     return job

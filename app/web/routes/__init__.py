@@ -15,6 +15,7 @@ from app.web.routes import (
     jobs,
     lineage,
     people,
+    playgrounds,
     rating,
     rewards,
     samples,
@@ -39,5 +40,6 @@ router.include_router(samples.router)
 router.include_router(storage.router)
 router.include_router(lineage.router)
 router.include_router(rewards.router)
+router.include_router(playgrounds.router)  # before analysis: /analysis/inversion is no analysis's id
 router.include_router(analysis.router)
 router.include_router(people.router)

@@ -1,10 +1,9 @@
 """Pages on how far a campaign's votes can be trusted: one rater, gold pairs; the buttons that retract and retrain."""
 
 from random import Random
-from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import RedirectResponse
 from sqlalchemy.orm import Session
 
@@ -13,16 +12,13 @@ from app.db.queries import trust as queries
 from app.domain.errors import TastemakerError
 from app.services import campaigns, gallery, gold, retractions
 from app.services.gallery import SampleView
-from app.services.jobs import Submission
 from app.services.pair_selection import PairSource
 from app.services.rater_pages import rater_health_view
 from app.web.deps import (
-    Blobs,
     CurrentOperator,
-    CurrentSettings,
     Now,
-    Queue,
     ReadSession,
+    ToSubmit,
     WriteSession,
 )
 from app.web.pages import SubmittedForm
@@ -31,15 +27,6 @@ from app.web.templating import render
 router = APIRouter()
 
 _PROPOSALS = 6
-
-
-def _submission(
-    session: WriteSession, settings: CurrentSettings, blobs: Blobs, queue: Queue, operator: CurrentOperator, now: Now
-) -> Submission:
-    return Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
-
-
-ToSubmit = Annotated[Submission, Depends(_submission)]
 
 
 @router.get("/campaigns/{campaign_id}/raters/{rater_id}")
