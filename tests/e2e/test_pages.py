@@ -1,5 +1,6 @@
 """Every page in a real browser: it opens, it is accessible in light and dark, its forms refuse and accept."""
 
+import re
 from pathlib import Path
 from uuid import UUID
 
@@ -11,6 +12,7 @@ from app.db.models import Campaign, Checkpoint, Job
 from app.db.queries import jobs as job_queries
 from app.domain.enums import EventKind, JobKind, JobStatus, Role, Strategy
 from tests.e2e.conftest import OpenPage
+from tests.e2e.rating import open_rating, press, wait_until_fetched_ahead, wait_until_saved
 from tests.e2e.screenshots import pages_of_world
 from tests.e2e.stack import Site
 
@@ -40,6 +42,31 @@ def test_no_page_has_accessibility_violations_in_light_or_dark(open_page: OpenPa
             found[f"{name} in the dark"] = wrong
         page.emulate_media(color_scheme="light")
     assert not found, "\n".join(f"{name}: {line}" for name, lines in found.items() for line in lines)
+
+
+def test_the_rating_page_stays_accessible_while_it_is_zoomed_and_while_it_is_offline(
+    open_page: OpenPage, site: Site
+) -> None:
+    page = open_page("Zoe", Role.RATER)
+    open_rating(page, site)
+    wait_until_fetched_ahead(page)
+
+    def wrong_in_both_schemes() -> list[str]:
+        page.emulate_media(color_scheme="light")
+        found = violations(page)
+        page.emulate_media(color_scheme="dark")
+        return found + violations(page, "color-contrast")
+
+    page.keyboard.press("+")
+    expect(page.locator("[data-stage]")).to_have_class(re.compile("zoomed"))
+    assert wrong_in_both_schemes() == []
+    page.keyboard.press("0")
+    page.context.set_offline(True)
+    press(page, "ArrowLeft")
+    expect(page.locator("[data-sync]")).to_contain_text("1 waiting")
+    assert wrong_in_both_schemes() == []
+    page.context.set_offline(False)
+    wait_until_saved(page)
 
 
 def test_every_page_fits_a_narrow_phone(open_page: OpenPage, site: Site) -> None:
