@@ -1,9 +1,11 @@
 """Compressibility and incompressibility (DDPO, arXiv:2305.13301, section 5): the size of the image as a JPEG file."""
 
-import io
 import os
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
+from typing import IO
 
 import numpy as np
 from PIL import Image
@@ -14,8 +16,9 @@ from worker.ml.rewards.jpeg_blocks import block_kilobytes
 
 _CORES = os.cpu_count() or 1
 _POOL = ThreadPoolExecutor(max_workers=_CORES, thread_name_prefix="jpeg")
-_WORTH_A_THREAD = 128 * 128
-"""Pixels from which encoding, without the GIL, takes longer than the Python around it; smaller images go in turn."""
+_WORTH_A_THREAD = 64 * 64
+"""Pixels from which encoding, without the GIL, outweighs the Python around it; smaller images go in turn."""
+_own = threading.local()
 
 
 class JpegSize:
@@ -37,9 +40,21 @@ class JpegSize:
         return self._sign * block_kilobytes(images, quality=self._quality)
 
     def _kilobytes(self, image: np.ndarray) -> float:
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, format="JPEG", quality=self._quality)
-        return buffer.tell() / 1000
+        file = _scratch_file()
+        file.seek(0)  # a longer image before this one may leave bytes behind it
+        Image.fromarray(image).save(file, format="JPEG", quality=self._quality)
+        return file.tell() / 1000
+
+
+def _scratch_file() -> IO[bytes]:
+    """This thread's file in memory. Pillow lets other threads run while it writes to a file, not to a BytesIO."""
+    if not hasattr(_own, "file"):
+        if hasattr(os, "memfd_create"):
+            _own.file = os.fdopen(os.memfd_create("jpeg"), "w+b", buffering=0)
+        else:  # macOS
+            _own.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it lives as long as the thread
+    file: IO[bytes] = _own.file
+    return file
 
 
 def _compressibility(_: RewardHost) -> RewardInfo:
