@@ -277,8 +277,11 @@ def _parquet_rows(data: bytes) -> Iterator[Any]:
     if file.metadata.num_rows > MAX_ROWS:
         raise _refused(f"More than {MAX_ROWS:,} votes in one call; send the file in parts.")
     fields = [field for field in file.schema_arrow if field.name in ImportedVote.model_fields]
-    if any(pa.types.is_nested(field.type) for field in fields):
-        raise _refused("A column of this Parquet file holds lists or records; send what the export wrote.")
+    for field in fields:
+        kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+        # the length of texts is checked below; what else may be long or nested, no export writes
+        if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or _is_short(kind)):
+            raise _refused(f"Column {field.name!r} holds values of type {kind}; send what the export wrote.")
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     if sum(group.total_byte_size for group in groups) > _MAX_UNPACKED:
         raise _refused("The votes in this Parquet file unpack to more than 100 MB; send them in parts.")
@@ -288,10 +291,16 @@ def _parquet_rows(data: bytes) -> Iterator[Any]:
     for batch in file.iter_batches(batch_size=1000, columns=[field.name for field in fields]):
         for column in batch.columns:
             words = column.dictionary if pa.types.is_dictionary(column.type) else column
-            measurable = pa.types.is_string(words.type) or pa.types.is_binary(words.type)
-            if measurable and len(words) and (pc.max(pc.binary_length(words)).as_py() or 0) > _MAX_TEXT:
+            if not _is_short(words.type) and len(words) and (pc.max(pc.binary_length(words)).as_py() or 0) > _MAX_TEXT:
                 raise _refused(f"A value of more than {_MAX_TEXT:,} bytes; send what the export wrote.")
         yield from batch.to_pylist()
+
+
+def _is_short(kind: Any) -> bool:
+    """Whether values of this Arrow type have a few bytes each, whatever they are."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_primitive(kind) or pa.types.is_null(kind))
 
 
 def _guarded(kind: str, rows: Callable[[], Iterable[Any]]) -> Iterator[Any]:

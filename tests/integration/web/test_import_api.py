@@ -259,11 +259,13 @@ def test_a_parquet_file_that_would_unpack_to_gigabytes_is_refused(client: TestCl
     big = pa.array([str(number) * 3000 for number in range(10_000, 18_000)])
     for columns, reason in (
         ([long, long], "more than 10,000 bytes"),
-        ([lists, lists], "lists or records"),
+        ([lists, lists], "type list"),
+        ([pa.array([b"x" * 20_000] * 1000, kind) for kind in (pa.large_binary(), pa.binary())], "type large_binary"),
+        ([pa.array([b"x" * 20_000] * 1000, kind) for kind in (pa.binary(20_000), pa.binary())], "type fixed_size"),
         ([big, big], "more than 100 MB"),
     ):
         file = io.BytesIO()
-        pq.write_table(pa.table(columns, names=names), file, compression="zstd", use_dictionary=columns[0] is long)
+        pq.write_table(pa.table(columns, names=names), file, compression="zstd", use_dictionary=columns[0] is not big)
         assert len(file.getvalue()) < 1_000_000
         answer = send(client, campaign, operator, file.getvalue())
         assert answer.status_code == 422
