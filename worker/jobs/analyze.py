@@ -22,7 +22,7 @@ from app.domain.errors import JobCancelledError
 from app.domain.ratings import proportion
 from app.domain.specs import AnalyzeSpec
 from worker.jobs.context import JobContext, Record
-from worker.jobs.drawing import draw_missing, load_checkpoint, open_policy
+from worker.jobs.drawing import draw_missing, load_checkpoint, open_for_drawing
 from worker.jobs.images import encode_png, load_images
 from worker.jobs.invert import invert
 from worker.jobs.rewards import rewards_by_key
@@ -71,7 +71,7 @@ def _reward_trajectory(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequ
     traced = []
     for position, checkpoint in enumerate(checkpoints):
         traces = trace_rewards(
-            open_policy(context, checkpoint),
+            open_for_drawing(context, checkpoint),
             _seeds(spec),
             rewards,
             steps=spec.steps,

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import torch
 from jaxtyping import UInt8
 from sqlalchemy.orm import Session
 
@@ -34,6 +35,15 @@ def open_policy(context: JobContext, checkpoint: Checkpoint) -> Policy:
     """Unpack a checkpoint's files, checking their hashes, and load them."""
     folder = materialise(context.blobs, checkpoint.manifest_sha256, context.settings.cache_dir)
     return load_policy(folder, device=context.device)
+
+
+def open_for_drawing(context: JobContext, checkpoint: Checkpoint) -> Policy:
+    """A policy that is not trained on. With channels last a CPU evaluates it 1.3 times as fast (two EPYC cores, fp32,
+    batches of 16 and 32). Training does without: weights that are laid out so are not saved as they came."""
+    policy = open_policy(context, checkpoint)
+    if policy.device.type == "cpu":
+        policy.unet.to(memory_format=torch.channels_last)
+    return policy
 
 
 def put_images(blobs: BlobStore, seeds: Sequence[int], images: UInt8[np.ndarray, "n h w 3"]) -> list[DrawnImage]:
@@ -86,7 +96,7 @@ def draw_missing(
     start, end = fraction
     done_before = start + (end - start) * len(known) / len(seeds)
     context.monitor.progress(done_before, stage=f"Loading {checkpoint.name}")
-    policy = open_policy(context, checkpoint)
+    policy = open_for_drawing(context, checkpoint)
     draw_samples(
         policy,
         missing,

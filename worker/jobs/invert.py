@@ -13,7 +13,7 @@ from app.db.queries import uploads as queries
 from app.domain.errors import JobCancelledError, JobError
 from app.domain.specs import AnalyzeSpec
 from worker.jobs.context import JobContext
-from worker.jobs.drawing import open_policy
+from worker.jobs.drawing import open_for_drawing
 from worker.jobs.images import encode_png, load_image
 from worker.ml.inversion import invert_skipping
 from worker.ml.rollout import decode
@@ -45,7 +45,7 @@ def invert(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence[Checkpo
             share = (position + done / total) / len(checkpoints)
             context.monitor.progress(share, stage=f"Inverting with {name}: {done} of {total} steps")
 
-        policy = open_policy(context, checkpoint)
+        policy = open_for_drawing(context, checkpoint)
         image = fit_square(picture, policy.image_size)
         found = invert_skipping(policy, image[None], steps=spec.steps, skips=skips, between=between)
         noise = found[0].latents[0].float().cpu()
