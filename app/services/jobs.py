@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
 from app.adapters.queue import JobQueue
+from app.adapters.resume_states import delete_state
 from app.config import Settings
 from app.db.models import Checkpoint, Job, LabelSnapshot
 from app.db.queries import campaigns as campaign_queries
@@ -20,7 +21,7 @@ from app.db.queries import jobs as job_queries
 from app.db.queries import trust as trust_queries
 from app.db.queries.keyset import Position, Slice
 from app.db.queries.snapshot import votes_for_snapshot
-from app.db.session import run_after_commit
+from app.db.session import Database, run_after_commit
 from app.domain.curves import averaged_down
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus, Priority
 from app.domain.errors import InvalidSpecError, NotFoundError
@@ -161,10 +162,24 @@ def resume(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now:
     return queue_again(session, queue, job_id, now, from_start=False)
 
 
-def retry(session: Session, queue: JobQueue, who: Principal, job_id: UUID, now: datetime) -> JobView:
-    """Queue a failed or cancelled job again, from the start. Its log goes on where it was. Raises as `resume` does."""
+def retry(
+    session: Session,
+    queue: JobQueue,
+    database: Database,
+    blobs: BlobStore,
+    who: Principal,
+    job_id: UUID,
+    now: datetime,
+) -> JobView:
+    """Queue a failed or cancelled job again, from the start. Its log goes on where it was. Raises as `resume` does.
+
+    The resumable state that it drops is deleted once the transaction has committed.
+    """
     audit.record(session, who.user_id, "job.retry", job_id, now)
-    return queue_again(session, queue, job_id, now, from_start=True)
+    dropped = lock_job(session, job_id).resume_sha256
+    view = queue_again(session, queue, job_id, now, from_start=True)
+    run_after_commit(session, lambda: delete_state(database, blobs, dropped))
+    return view
 
 
 def list_events(session: Session, job_id: UUID, *, after: int = 0, limit: int = 1000) -> list[JobEventView]:

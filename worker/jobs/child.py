@@ -14,6 +14,7 @@ from multiprocessing.connection import wait
 import torch
 from sqlalchemy.exc import OperationalError
 
+from app.adapters.resume_states import delete_state
 from app.config import get_settings
 from app.db.models import Job
 from app.db.queries import jobs as queries
@@ -26,7 +27,6 @@ from worker.jobs.context import JobContext
 from worker.jobs.fence import Fence, LostClaimError
 from worker.jobs.handlers import HANDLERS
 from worker.jobs.monitor import JobMonitor
-from worker.jobs.resume import delete_state
 from worker.jobs.runtime import Runtime, open_runtime
 
 logger = logging.getLogger(__name__)

@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from app.adapters.blobs import BlobStore
+from app.adapters.resume_states import delete_state
 from app.db.models import Job
 from app.db.queries import jobs as queries
-from app.db.session import Database
 from app.domain.errors import NotFoundError
 from worker.jobs.context import JobContext
 
@@ -55,13 +54,3 @@ def load_state(context: JobContext, folder: Path) -> Path | None:
         context.monitor.log("The resumable state is gone from the blob store; the job starts over.")
         return None
     return path
-
-
-def delete_state(database: Database, blobs: BlobStore, sha256: str | None) -> None:
-    """Delete a state that no job points at. Equal jobs have equal states, hence the question."""
-    if sha256 is None:
-        return
-    with database.reader() as session:
-        if queries.resume_state_in_use(session, sha256):
-            return
-    blobs.delete(sha256)

@@ -12,7 +12,7 @@ from app.domain.enums import JobKind, JobStatus, Priority
 from app.services import job_control, jobs
 from app.services.job_views import JobEventView, JobView
 from app.web.api.problems import problems
-from app.web.deps import CurrentOperator, Now, Queue, ReadSession, State, ToSubmit, WriteSession
+from app.web.deps import Blobs, CurrentOperator, Now, Queue, ReadSession, State, ToSubmit, WriteSession
 from app.web.idempotency import ApiRoute
 from app.web.pagination import After, Limit, Page
 from app.web.sse import stream_events
@@ -111,8 +111,10 @@ def resume_job(job_id: UUID, session: WriteSession, queue: Queue, caller: Curren
 
 
 @router.post("/{job_id}/retry", summary="Start a failed or cancelled job over", responses=problems(404, 409))
-def retry_job(job_id: UUID, session: WriteSession, queue: Queue, caller: CurrentOperator, now: Now) -> JobView:
-    return jobs.retry(session, queue, caller, job_id, now)
+def retry_job(
+    job_id: UUID, session: WriteSession, state: State, queue: Queue, blobs: Blobs, caller: CurrentOperator, now: Now
+) -> JobView:
+    return jobs.retry(session, queue, state.database, blobs, caller, job_id, now)
 
 
 @router.post("/{job_id}/move", summary="Move a queued job in line", responses=problems(404, 409))

@@ -15,7 +15,7 @@ from app.services import alarms, checkpoints, gallery, job_control, jobs, tourna
 from app.services.checkpoints import CheckpointView
 from app.services.gallery import SampleView
 from app.services.job_views import JobView
-from app.web.deps import CurrentOperator, Now, Queue, ReadSession, WriteSession
+from app.web.deps import Blobs, CurrentOperator, Now, Queue, ReadSession, State, WriteSession
 from app.web.forms import FormData
 from app.web.pages import SubmittedForm
 from app.web.pagination import After, encode_cursor
@@ -143,7 +143,9 @@ def _whole(form: FormData, name: str) -> int:
 @router.post("/{job_id}/{action}")
 def act(
     session: WriteSession,
+    state: State,
     queue: Queue,
+    blobs: Blobs,
     operator: CurrentOperator,
     job_id: UUID,
     action: Literal["cancel", "resume", "retry"],
@@ -155,7 +157,7 @@ def act(
         case "resume":
             jobs.resume(session, queue, operator, job_id, now)
         case "retry":
-            jobs.retry(session, queue, operator, job_id, now)
+            jobs.retry(session, queue, state.database, blobs, operator, job_id, now)
     return RedirectResponse(f"/jobs/{job_id}", status_code=303)
 
 

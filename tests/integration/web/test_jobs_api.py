@@ -290,6 +290,18 @@ def test_resume_keeps_the_state_and_retry_drops_it(
     assert claim.attempt == 4
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_retry_deletes_the_dropped_state_unless_another_job_has_it(
+    client: TestClient, world: Any, operator: Headers, shared: bool
+) -> None:
+    state = world.blobs.put(b"optimizer and weights")
+    job_id = world.job(JobKind.FINETUNE, JobStatus.FAILED, resume_sha256=state)
+    if shared:
+        world.job(JobKind.FINETUNE, JobStatus.FAILED, resume_sha256=state)
+    assert client.post(f"{URL}/{job_id}/retry", headers=operator).status_code == 200
+    assert world.blobs.exists(state) is shared
+
+
 @ON_SQLITE_ALONE
 @pytest.mark.parametrize("call", ["", "/events", "/metrics"])
 def test_an_unknown_job_is_404(client: TestClient, operator: Headers, call: str) -> None:
