@@ -166,7 +166,7 @@ def test_an_epoch_that_is_saved_again_comes_out_of_the_bin(
     with stack.database.writer() as session:
         session.execute(update(Checkpoint).where(Checkpoint.job_id == job_id).values(deleted_at=now))
         session.execute(update(Job).where(Job.id == job_id).values(status=JobStatus.FAILED))
-        jobs.retry(session, stack.queue, operator, job_id, now)
+        jobs.retry(session, stack.queue, stack.database, stack.blobs, operator, job_id, now)
     job = stack.finish(job_id, seconds=250)
     with stack.database.reader() as session:
         (row,) = session.scalars(select(Checkpoint).where(Checkpoint.job_id == job_id)).all()
