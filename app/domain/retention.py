@@ -24,18 +24,18 @@ class RetentionRule(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True,
+        extra="forbid", frozen=True,
         json_schema_extra={"example": {"keep_every": 5, "keep_last": 3, "min_age_hours": 24, "automatic": False}},
     )  # fmt: skip
 
-    keep_every: Count | None = Field(default=None, ge=1, le=100_000)
-    """Keep the epochs that this number divides; empty keeps none for their number."""
-    keep_last: Count = Field(default=3, ge=1, le=100_000)
-    """Keep this many of each run's last saved epochs."""
-    min_age_hours: Count = Field(default=24, ge=0, le=24 * 365)
-    """Keep what is younger."""
-    automatic: bool = False
-    """Act on it every hour; otherwise only when asked to."""
+    # FastAPI reads a model of query parameters field by field: texts below the fields would not reach the document
+    keep_every: Count | None = Field(
+        default=None, ge=1, le=100_000,
+        description="Keep the epochs that this number divides; empty keeps none for their number.",
+    )  # fmt: skip
+    keep_last: Count = Field(default=3, ge=1, le=100_000, description="Keep this many of each run's last saved epochs.")
+    min_age_hours: Count = Field(default=24, ge=0, le=24 * 365, description="Keep what is younger.")
+    automatic: bool = Field(default=False, description="Act on it every hour; otherwise only when asked to.")
 
 
 @dataclass(frozen=True)
