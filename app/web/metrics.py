@@ -26,7 +26,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.queries import metrics as queries
-from app.domain.enums import JobKind, JobStatus
+from app.domain.enums import JobKind, JobStatus, WorkQueue
 from app.domain.errors import UnavailableError
 from app.web.route_names import UNMATCHED, route_of
 from app.web.state import AppState
@@ -119,16 +119,19 @@ class _JobsCollector(Collector):
 
     def _broker(self) -> Iterable[Metric]:
         try:
-            waiting: int | None = self._state.queue.waiting()
+            waiting: dict[WorkQueue, int] | None = self._state.queue.waiting()
         except UnavailableError:
             waiting = None
         yield GaugeMetricFamily(
             "tastemaker_broker_up", "Whether the broker answers.", value=0 if waiting is None else 1
         )
         if waiting is not None:
-            yield GaugeMetricFamily(
-                "tastemaker_broker_messages", "Messages that no worker has taken yet.", value=waiting
+            messages = GaugeMetricFamily(
+                "tastemaker_broker_messages", "Messages that no worker has taken yet.", labels=("queue",)
             )
+            for queue, n in waiting.items():
+                messages.add_metric((queue.value,), n)
+            yield messages
 
 
 def install_metrics(app: FastAPI, state: AppState) -> None:
