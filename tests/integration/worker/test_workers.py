@@ -139,7 +139,7 @@ def test_workers_older_than_the_database_stop_with_the_reason_and_no_job_is_lost
     fleet: Fleet, tiny_checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     stack = fleet.stack
-    running = fleet.submit(JobKind.SAMPLE, drawing(tiny_checkpoint, 100, steps=200))
+    running = fleet.submit(JobKind.SAMPLE, drawing(tiny_checkpoint, 24, steps=200))
     until("it runs", lambda: stack.job(running).progress > 0)
     with stack.database.writer() as session:
         known = session.scalar(text("SELECT version_num FROM alembic_version"))
