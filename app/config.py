@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     device: str = "auto"
     """Where jobs run: auto, cpu, cuda, cuda:1, mps."""
     sample_batch_size: int = Field(default=16, ge=1, le=4096)
-    """Images per forward pass when sampling."""
+    """Images per forward pass when sampling, at most; a CPU takes fewer where they are large."""
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
     worker_queues: Annotated[tuple[WorkQueue, ...], NoDecode] = tuple(WorkQueue)
