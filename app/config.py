@@ -38,7 +38,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = None
     """Redis or Valkey URL; empty means the embedded server's socket in data_dir."""
     blob_url: str | None = None
-    """fsspec URL of the blob store, for example s3://bucket/prefix; empty means data_dir/blobs."""
+    """Folder or bucket of the blob store, for example s3://bucket/prefix; empty means data_dir/blobs."""
     blob_endpoint_url: str | None = None
     """Endpoint of an S3-compatible store that is not AWS's; credentials come from the usual AWS_* variables."""
     models_dir: Path | None = None
