@@ -4,10 +4,11 @@ queued -> running -> succeeded | failed | cancelled; a failed or cancelled job m
 resumable state, retry starts over); a running job whose worker died is queued again.
 """
 
-import re
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
+
+from packaging.version import Version
 
 from app.domain.enums import AnalysisKind, JobKind, JobStatus, WorkQueue
 from app.domain.errors import ConflictError
@@ -89,11 +90,7 @@ def ask_for_less(kind: JobKind, spec: Mapping[str, Any]) -> str:
 
 def is_newer(version: str, than: str) -> bool:
     """Whether a version of Tastemaker came after another; one that says nothing is not newer than any."""
-    return _numbers(version) > _numbers(than)
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+    return version != "" and Version(version) > Version(than)
 
 
 def require_cancellable(status: JobStatus) -> None:
