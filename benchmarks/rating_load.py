@@ -262,7 +262,8 @@ def run(kind: str, raters: int, seconds: float, think: float, processes: int = 1
 def summary(result: dict) -> str:
     vote, p95 = result["ms"]["vote"], {name: result["ms"][name]["p95"] for name in ("lease", "image")}
     return (
-        f"{result['database']:10}{result['web_processes']} web  {result['votes']:>7} votes {result['votes_per_second']:>7}/s  "
+        f"{result['database']:10}{result['web_processes']} web  "
+        f"{result['votes']:>7} votes {result['votes_per_second']:>7}/s  "
         f"vote p50 {vote['p50']} p95 {vote['p95']} p99 {vote['p99']} ms  "
         f"lease p95 {p95['lease']} ms  image p95 {p95['image']} ms  "
         f"5xx {result['errors_5xx']}  faults {sum(result['faults'].values())}"

@@ -1,8 +1,8 @@
 """One evaluation by one worker and, in shards, by two, each on a core of its own, as on two hosts of one core:
-`python -m benchmarks.sharded_evaluation [--n 256] [--size 128] [--out FILE]`.
+`python -m benchmarks.sharded_evaluation [--n 2000] [--size 128] [--out FILE]`.
 
 The samples exist beforehand, so that the work is the scoring by rewards that a CPU computes (JPEG sizes, sharpness,
-colourfulness); `--draw` has them drawn too. PostgreSQL, Valkey and the workers are real processes; workers are up and
+colourfulness). PostgreSQL, Valkey and the workers are real processes; workers are up and
 have done a job before the clock starts. Runs alternate, and the ratio is of their best times.
 """
 
@@ -105,26 +105,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--n", type=int, default=2000)
     parser.add_argument("--size", type=int, default=128, help="edge of the stored images in pixels")
-    parser.add_argument("--draw", action="store_true", help="have the samples drawn as well")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
     with installation(options.n, options.size) as installed:
         timed: dict[int, list[float]] = {1: [], 2: []}
-        seed = 1_000_000 if options.draw else 0
-        for run in range(RUNS):
+        for _ in range(RUNS):
             for n_workers in (1, 2):
                 with installed.workers(cores[:n_workers]):
-                    found = installed.evaluate(
-                        n=options.n, seed=seed + run * 10_000 * bool(options.draw), shards=n_workers
-                    )
+                    found = installed.evaluate(n=options.n, seed=0, shards=n_workers)
                 assert found["workers"] == n_workers
                 timed[n_workers].append(round(found["seconds"], 2))
                 print(f"{n_workers} worker(s): {found['seconds']:.2f} s", flush=True)
-                if options.draw:
-                    seed += 5_000  # other seeds, so that they have to be drawn
     report = {
-        "n": options.n, "size": options.size, "drawn_too": options.draw, "rewards": [row["name"] for row in REWARDS],
+        "n": options.n, "size": options.size, "rewards": [row["name"] for row in REWARDS],
         "seconds": {"one_worker": timed[1], "two_workers": timed[2]},
         "speedup": round(min(timed[1]) / min(timed[2]), 2), "load_average": os.getloadavg()[0],
     }  # fmt: skip
