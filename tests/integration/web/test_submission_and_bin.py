@@ -1,4 +1,4 @@
-"""A checkpoint cannot be deleted between the check of a job that names it and the job, nor a job slip in behind a bin."""
+"""No checkpoint is deleted between the check of a job that names it and the job, and no job slips in behind a bin."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
