@@ -62,7 +62,7 @@ def base_is_named(session: Session, name: str) -> bool:
 
 
 def existing_checkpoints(session: Session, ids: Collection[UUID], *, keep: bool = False) -> dict[UUID, Checkpoint]:
-    """Those that are there and not in the bin, by id; with `keep` nobody can delete them until this transaction ends."""
+    """Those that are there and not in the bin, by id; with `keep`, none can be deleted until this transaction ends."""
     statement = select(Checkpoint).where(Checkpoint.id.in_(ids), Checkpoint.deleted_at.is_(None))
     if keep:
         statement = statement.order_by(Checkpoint.id).with_for_update(read=True, key_share=True)
