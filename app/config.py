@@ -4,11 +4,12 @@ import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.enums import WorkQueue
 from app.domain.errors import UnavailableError
 
 _DEMO_SECRET = "demo"  # noqa: S105  (refused outside the demo, see below)
@@ -37,7 +38,7 @@ class Settings(BaseSettings):
     broker_url: SecretStr | None = None
     """Redis or Valkey URL; empty means the embedded server's socket in data_dir."""
     blob_url: str | None = None
-    """fsspec URL of the blob store, for example s3://bucket/prefix; empty means data_dir/blobs."""
+    """Folder or bucket of the blob store, for example s3://bucket/prefix; empty means data_dir/blobs."""
     blob_endpoint_url: str | None = None
     """Endpoint of an S3-compatible store that is not AWS's; credentials come from the usual AWS_* variables."""
     models_dir: Path | None = None
@@ -53,6 +54,9 @@ class Settings(BaseSettings):
     """Images per forward pass when sampling, at most; a CPU takes fewer where they are large."""
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
+    worker_queues: Annotated[tuple[WorkQueue, ...], NoDecode] = tuple(WorkQueue)
+    """Which jobs a worker takes, separated by commas: gpu (drawing and training), cpu (reward models, uploads to a
+    hub), quick (up to 64 samples, inversion). Each needs at least one worker somewhere."""
 
     finetune_ranks: int = Field(default=0, ge=0, le=64)
     """Processes that share one finetune; 0 means one for each GPU that the worker sees, and one without a GPU."""
@@ -81,6 +85,14 @@ class Settings(BaseSettings):
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False
     """Whether /metrics answers this machine without a token, for a Prometheus beside it."""
+
+    @field_validator("worker_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        if not names:
+            raise ValueError("name at least one queue: gpu, cpu or quick")
+        return names
 
     def require_real_secret(self) -> None:
         """Refuse to serve other people with a secret that anyone could know.

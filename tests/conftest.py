@@ -12,12 +12,14 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import create_engine, text
 
+from app.adapters.blobs import BlobStore
 from app.config import Settings
 from app.db.migrate import migrate
 from app.db.session import Database
 from app.domain.enums import Role
 from app.main import create_app
 from app.services import accounts
+from tests.object_store import CREDENTIALS, ObjectStore
 
 
 class FakeClock:
@@ -73,6 +75,35 @@ def postgres_url() -> Iterator[str]:
         template.dispose()
         admin.dispose()
         yield url
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """An S3-compatible server, and credentials for it in the environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in CREDENTIALS.items():
+            patch.setenv(name, value)
+        store = ObjectStore(tmp_path_factory.mktemp("objects"))
+        yield store
+        store.stop()
+
+
+@pytest.fixture
+def bucket_blobs(object_store: ObjectStore) -> BlobStore:
+    """A store in a bucket of its own."""
+    return BlobStore(f"s3://{object_store.new_bucket()}/some/prefix", endpoint_url=object_store.url)
+
+
+@pytest.fixture
+def folder_blobs(tmp_path: Path) -> BlobStore:
+    return BlobStore(str(tmp_path / "blobs"))
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def either_blobs(request: pytest.FixtureRequest) -> BlobStore:
+    """Every test that asks for this runs on both kinds of blob store."""
+    store: BlobStore = request.getfixturevalue(f"{request.param}_blobs")
+    return store
 
 
 @pytest.fixture

@@ -26,8 +26,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.queries import metrics as queries
-from app.domain.enums import JobKind, JobStatus
+from app.db.queries import workers as worker_queries
+from app.domain.enums import JobKind, JobStatus, WorkQueue
 from app.domain.errors import UnavailableError
+from app.services import workers
 from app.web.route_names import UNMATCHED, route_of
 from app.web.state import AppState
 
@@ -91,6 +93,8 @@ class _JobsCollector(Collector):
             durations = queries.job_durations(session, _JOB_BOUNDS)
             oldest = queries.oldest_queued(session)
             heartbeats = queries.last_heartbeats(session)
+            there = workers.list_workers(session, now)
+            in_line = worker_queries.waiting_by_queue(session)
         jobs = GaugeMetricFamily("tastemaker_jobs", "Jobs by kind and status.", labels=("kind", "status"))
         for kind in JobKind:
             for status in JobStatus:
@@ -106,6 +110,14 @@ class _JobsCollector(Collector):
         for worker, moment in heartbeats.items():
             ages.add_metric((worker,), (now - moment).total_seconds())
         yield ages
+        serving = GaugeMetricFamily("tastemaker_workers", "Workers that are there, by queue.", labels=("queue",))
+        depth = GaugeMetricFamily("tastemaker_queued_jobs", "Jobs that wait, by queue.", labels=("queue",))
+        for queue in WorkQueue:
+            ready = [worker for worker in there if worker.is_there and worker.refusal is None]
+            serving.add_metric((queue.value,), sum(queue in worker.queues for worker in ready))
+            depth.add_metric((queue.value,), in_line.get(queue, 0))
+        yield serving
+        yield depth
         seconds = HistogramMetricFamily(
             "tastemaker_job_seconds", "How long finished jobs ran in their last attempt.", labels=("kind", "status")
         )
@@ -119,16 +131,19 @@ class _JobsCollector(Collector):
 
     def _broker(self) -> Iterable[Metric]:
         try:
-            waiting: int | None = self._state.queue.waiting()
+            waiting: dict[WorkQueue, int] | None = self._state.queue.waiting()
         except UnavailableError:
             waiting = None
         yield GaugeMetricFamily(
             "tastemaker_broker_up", "Whether the broker answers.", value=0 if waiting is None else 1
         )
         if waiting is not None:
-            yield GaugeMetricFamily(
-                "tastemaker_broker_messages", "Messages that no worker has taken yet.", value=waiting
+            messages = GaugeMetricFamily(
+                "tastemaker_broker_messages", "Messages that no worker has taken yet.", labels=("queue",)
             )
+            for queue, n in waiting.items():
+                messages.add_metric((queue.value,), n)
+            yield messages
 
 
 def install_metrics(app: FastAPI, state: AppState) -> None:

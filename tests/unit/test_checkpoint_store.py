@@ -27,8 +27,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def blobs(tmp_path: Path) -> BlobStore:
-    return BlobStore(str(tmp_path / "blobs"))
+def blobs(either_blobs: BlobStore) -> BlobStore:
+    return either_blobs
 
 
 def safetensors(header: object, data: bytes) -> bytes:
@@ -136,8 +136,7 @@ def test_a_corrupt_blob_is_refused_by_its_hash_and_leaves_nothing(
 ) -> None:
     manifest = store_folder(blobs, folder)
     digest = manifest_files(blobs, manifest)[WEIGHTS]
-    path = tmp_path / "blobs" / digest[:2] / digest
-    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    blobs._fs.pipe_file(blobs._path(digest), blobs.get(digest)[:-1] + b"\x01")
     cache = tmp_path / "cache"
     with pytest.raises(CorruptDataError, match="does not match its hash"):
         materialise(blobs, manifest, cache)

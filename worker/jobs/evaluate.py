@@ -1,7 +1,11 @@
-"""Handler of `evaluate`: rewards on the same fixed seeds for every checkpoint."""
+"""Handler of `evaluate`: rewards on the same fixed seeds for every checkpoint.
+
+A part of an evaluation draws and scores its seeds and claims nothing of the checkpoint; the whole finds them scored.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 from sqlalchemy.orm import Session
@@ -14,7 +18,7 @@ from app.domain.specs import EvaluateSpec
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import draw_missing, load_checkpoint
 from worker.jobs.images import load_images
-from worker.jobs.rewards import mean_and_error, record_evaluation, rewards_by_key
+from worker.jobs.rewards import mean_and_error, record_evaluation, record_sample_rewards, rewards_by_key
 from worker.ml.rewards import Reward
 
 _CHUNK = 64  # images that are decoded at once
@@ -36,9 +40,12 @@ def run(context: JobContext) -> Record:
         with context.database.reader() as session:
             by_seed = queries.samples_by_seed(session, recipe, seeds)
         samples = [by_seed[seed] for seed in seeds]
-        values = _measure(context, samples, rewards)
+        values = _measure(context, samples, rewards, parts_did_it=spec.shards > 1)
         with context.fence.transaction() as session:
-            record_evaluation(session, checkpoint_id, samples, values)
+            if context.job.parent_id is None:
+                record_evaluation(session, checkpoint_id, samples, values)
+            else:
+                record_sample_rewards(session, samples, values)
         measured[str(checkpoint_id)] = {
             name: dict(zip(("mean", "sem", "n"), mean_and_error(column), strict=True))
             for name, column in values.items()
@@ -50,13 +57,20 @@ def run(context: JobContext) -> Record:
     return record
 
 
-def _measure(context: JobContext, samples: Sequence[Sample], rewards: Mapping[str, Reward]) -> dict[str, np.ndarray]:
-    """Every reward of every sample, in the samples' order."""
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in rewards}
-    for first in range(0, len(samples), _CHUNK):
+def _measure(
+    context: JobContext, samples: Sequence[Sample], rewards: Mapping[str, Reward], *, parts_did_it: bool
+) -> dict[str, np.ndarray]:
+    """Every reward of every sample, in the samples' order; where parts have scored a sample, what they stored."""
+    known: dict[str, dict[UUID, float]] = {name: {} for name in rewards}
+    if parts_did_it:
+        with context.database.reader() as session:
+            known = {name: queries.rewards_of(session, [sample.id for sample in samples], name) for name in rewards}
+    todo = [sample for sample in samples if any(sample.id not in values for values in known.values())]
+    for first in range(0, len(todo), _CHUNK):
         if context.monitor.should_stop():
             raise JobCancelledError("Cancelled; the samples that were drawn are kept.")
-        images = load_images(context.blobs, [sample.sha256 for sample in samples[first : first + _CHUNK]])
+        chunk = todo[first : first + _CHUNK]
+        images = load_images(context.blobs, [sample.sha256 for sample in chunk])
         for name, reward in rewards.items():
-            parts[name].append(reward(images))
-    return {name: np.concatenate(columns) for name, columns in parts.items()}
+            known[name] |= {sample.id: float(value) for sample, value in zip(chunk, reward(images), strict=True)}
+    return {name: np.array([values[sample.id] for sample in samples]) for name, values in known.items()}

@@ -164,6 +164,8 @@ def test_jobs_are_counted_and_timed_by_the_database(
     assert _one(text, "tastemaker_oldest_queued_job_seconds") == 90
     assert _one(text, "tastemaker_heartbeat_age_seconds", worker="gpu1:7") == 3
     assert _one(text, "tastemaker_broker_up") == 0  # the tests' broker is away
+    assert _one(text, "tastemaker_workers", queue="gpu") == 0
+    assert _one(text, "tastemaker_queued_jobs", queue="cpu") == 0
     buckets = _values(text, "tastemaker_job_seconds_bucket")
     counts = {dict(labels)["le"]: n for labels, n in buckets.items() if ("kind", "sample") in labels}
     assert [counts[bound] for bound in ("1.0", "30.0", "60.0", "3600.0", "7200.0", "+Inf")] == [1, 1, 2, 2, 3, 3]
