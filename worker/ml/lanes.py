@@ -14,8 +14,9 @@ import torch
 
 from app.domain.errors import JobCancelledError
 
-_LANE_PIXELS = 16 * 64 * 64
-"""Pixels of a CPU's batch: more fall out of its caches, fewer leave the cost of calling the operations."""
+_LANE_PIXELS = 8 * 64 * 64
+"""Pixels of a CPU's batch: more cost page faults and fall out of its caches, fewer leave the cost of calling the
+operations."""
 
 _MOST_LANES = 16
 _POLL_SECONDS = 0.5

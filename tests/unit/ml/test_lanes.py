@@ -36,15 +36,16 @@ def collect_batches(work: Work[int], n: int, batch_size: int) -> list[tuple[list
 @pytest.mark.parametrize(
     ("n", "image_size", "threads", "expected"),
     [
-        (1000, 64, 2, Plan(lanes=2, threads=1, batch_size=16)),
-        (1000, 64, 1, Plan(lanes=1, threads=1, batch_size=16)),
+        (1000, 64, 2, Plan(lanes=2, threads=1, batch_size=8)),
+        (1000, 32, 2, Plan(lanes=2, threads=1, batch_size=16)),
+        (1000, 64, 1, Plan(lanes=1, threads=1, batch_size=8)),
         (10, 64, 2, Plan(lanes=2, threads=1, batch_size=5)),  # no lane stays empty
         (1, 64, 2, Plan(lanes=1, threads=2, batch_size=1)),  # a single image has all threads
         (0, 64, 2, Plan(lanes=1, threads=2, batch_size=1)),
-        (1000, 128, 2, Plan(lanes=2, threads=1, batch_size=4)),
+        (1000, 128, 2, Plan(lanes=2, threads=1, batch_size=2)),
         (1000, 256, 2, Plan(lanes=2, threads=1, batch_size=1)),
         (1000, 512, 2, Plan(lanes=2, threads=1, batch_size=1)),
-        (1000, 64, 64, Plan(lanes=16, threads=4, batch_size=16)),
+        (1000, 64, 64, Plan(lanes=16, threads=4, batch_size=8)),
     ],
 )
 def test_a_cpu_has_a_lane_a_thread_and_batches_that_fit_its_caches(
