@@ -1,5 +1,5 @@
 """One evaluation by one worker and, in shards, by two, each on a core of its own, as on two hosts of one core:
-`python -m benchmarks.sharded_evaluation [--n 2000] [--size 128] [--out FILE]`.
+`python -m benchmarks.sharded_evaluation [--n 4000] [--size 256] [--out FILE]`.
 
 The samples exist beforehand, so that the work is the scoring by rewards that a CPU computes (JPEG sizes, sharpness,
 colourfulness). PostgreSQL, Valkey and the workers are real processes; workers are up and
@@ -103,8 +103,8 @@ class Installation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=2000)
-    parser.add_argument("--size", type=int, default=128, help="edge of the stored images in pixels")
+    parser.add_argument("--n", type=int, default=4000)
+    parser.add_argument("--size", type=int, default=256, help="edge of the stored images in pixels")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
