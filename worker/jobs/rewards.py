@@ -43,19 +43,12 @@ def record_evaluation(
     rewards: Mapping[str, Float[np.ndarray, " n"]],
 ) -> None:
     """Store the rewards of the samples, in their order, and what they come to for the checkpoint."""
-    record_sample_rewards(session, samples, rewards)
-    checkpoint_queries.record_measurements(
-        session, checkpoint_id, {name: mean_and_error(values) for name, values in rewards.items()}
-    )
-
-
-def record_sample_rewards(
-    session: Session, samples: Sequence[Sample], rewards: Mapping[str, Float[np.ndarray, " n"]]
-) -> None:
-    """Store the rewards of the samples, in their order."""
     for name, values in rewards.items():
         by_sample = {sample.id: float(value) for sample, value in zip(samples, values, strict=True)}
         sample_queries.record_rewards(session, name, by_sample)
+    checkpoint_queries.record_measurements(
+        session, checkpoint_id, {name: mean_and_error(values) for name, values in rewards.items()}
+    )
 
 
 def _load_preference(context: JobContext, reward_model_id: UUID, k: float) -> Reward:
