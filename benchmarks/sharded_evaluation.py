@@ -1,5 +1,5 @@
 """One evaluation by one worker and, in shards, by two, each on a core of its own, as on two hosts of one core:
-`python -m benchmarks.sharded_evaluation [--n 4000] [--size 256] [--out FILE]`.
+`python -m benchmarks.sharded_evaluation [--n 8000] [--size 256] [--out FILE]`.
 
 The samples exist beforehand, so that the work is the scoring by rewards that a CPU computes (JPEG sizes, sharpness,
 colourfulness). PostgreSQL, Valkey and the workers are real processes; workers are up and
@@ -43,7 +43,7 @@ from app.services.jobs import Submission
 from worker.jobs.images import encode_png
 
 REWARDS = [{"name": name} for name in ("jpeg_compressibility", "jpeg_incompressibility", "sharpness", "colourfulness")]
-STEPS, RUNS = 40, 3
+STEPS, RUNS = 40, 2
 
 
 @dataclass
@@ -76,8 +76,10 @@ class Installation:
         seconds = time.perf_counter() - started
         assert job.status is JobStatus.SUCCEEDED, job.error
         with self.database.reader() as session:
-            workers = {part.worker for part in queries.parts_of(session, job_id)} or {job.worker}
-        return {"seconds": seconds, "workers": len(workers), "rewards": job.result["rewards"]}
+            parts = queries.parts_of(session, job_id)
+        took = [(row.finished_at - row.started_at).total_seconds() for row in (*parts, job)]
+        workers = {part.worker for part in parts} or {job.worker}
+        return {"seconds": seconds, "workers": len(workers), "parts": took[:-1], "own": took[-1]}
 
     @contextmanager
     def workers(self, cores: list[int]) -> Iterator[None]:
@@ -103,23 +105,28 @@ class Installation:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--n", type=int, default=4000)
+    parser.add_argument("--n", type=int, default=8000)
     parser.add_argument("--size", type=int, default=256, help="edge of the stored images in pixels")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
     with installation(options.n, options.size) as installed:
         timed: dict[int, list[float]] = {1: [], 2: []}
+        slowest: list[float] = []
+        gathering: list[float] = []
         for _ in range(RUNS):
             for n_workers in (1, 2):
                 with installed.workers(cores[:n_workers]):
                     found = installed.evaluate(n=options.n, seed=0, shards=n_workers)
                 assert found["workers"] == n_workers
                 timed[n_workers].append(round(found["seconds"], 2))
-                print(f"{n_workers} worker(s): {found['seconds']:.2f} s", flush=True)
+                if n_workers == 2:
+                    slowest.append(round(max(found["parts"]), 2))
+                    gathering.append(round(found["own"], 2))
+                print(f"{n_workers} worker(s): {found}", flush=True)
     report = {
         "n": options.n, "size": options.size, "rewards": [row["name"] for row in REWARDS],
-        "seconds": {"one_worker": timed[1], "two_workers": timed[2]},
+        "seconds": {"one_worker": timed[1], "two_workers": timed[2], "slowest_part": slowest, "gathering": gathering},
         "speedup": round(min(timed[1]) / min(timed[2]), 2), "load_average": os.getloadavg()[0],
     }  # fmt: skip
     print(json.dumps(report))
