@@ -1,5 +1,5 @@
 # Tastemaker: `make demo` runs the whole loop on this machine, `make test` passes every test.
-.PHONY: help demo test lint install unit integration e2e chaos chromium clean
+.PHONY: help demo test lint install unit integration e2e chaos audit chromium clean
 .DEFAULT_GOAL := help
 
 PYTHON ?= python3
@@ -67,6 +67,11 @@ chromium: $(DEV_STAMP)
 	    echo "Installing Chromium for the browser tests ..."; \
 	    apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-liberation >/dev/null; \
 	  else $(BIN)/playwright install chromium; fi; }
+
+audit: $(BIN)/python  ## known vulnerabilities of the pinned packages (asks PyPI)
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(VENV)/audit/bin/pip --disable-pip-version-check --quiet install pip-audit==2.10.1
+	@$(VENV)/audit/bin/pip-audit --requirement requirements/constraints.txt --no-deps --disable-pip --strict
 
 clean:  ## remove the virtual environment and caches; data stays
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -4,11 +4,12 @@ import hashlib
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.domain.enums import WorkQueue
 from app.domain.errors import UnavailableError
 
 _DEMO_SECRET = "demo"  # noqa: S105  (refused outside the demo, see below)
@@ -50,9 +51,12 @@ class Settings(BaseSettings):
     device: str = "auto"
     """Where jobs run: auto, cpu, cuda, cuda:1, mps."""
     sample_batch_size: int = Field(default=16, ge=1, le=4096)
-    """Images per forward pass when sampling."""
+    """Images per forward pass when sampling, at most; a CPU takes fewer where they are large."""
     worker_concurrency: int = Field(default=1, ge=1, le=64)
     """Jobs that one worker runs at once."""
+    worker_queues: Annotated[tuple[WorkQueue, ...], NoDecode] = tuple(WorkQueue)
+    """Which jobs a worker takes, separated by commas: gpu (drawing and training), cpu (reward models, uploads to a
+    hub), quick (up to 64 samples, inversion). Each needs at least one worker somewhere."""
 
     finetune_ranks: int = Field(default=0, ge=0, le=64)
     """Processes that share one finetune; 0 means one for each GPU that the worker sees, and one without a GPU."""
@@ -81,6 +85,14 @@ class Settings(BaseSettings):
     """Whether webhooks may call private and local addresses, for receivers inside the lab."""
     metrics_on_loopback: bool = False
     """Whether /metrics answers this machine without a token, for a Prometheus beside it."""
+
+    @field_validator("worker_queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: object) -> object:
+        names = [name.strip() for name in value.split(",")] if isinstance(value, str) else value
+        if not names:
+            raise ValueError("name at least one queue: gpu, cpu or quick")
+        return names
 
     def require_real_secret(self) -> None:
         """Refuse to serve other people with a secret that anyone could know.

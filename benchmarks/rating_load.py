@@ -1,8 +1,9 @@
-"""Many raters at once against one web process: vote latency, and the database against the clients' own logs.
+"""Many raters at once against one web process or several: vote latency, and the database against the clients' own logs.
 
 Each rater leases pairs as the page does, looks at both images, thinks (`--think` seconds on average) and votes; one
 vote in fifty is sent twice, one in fifty undone and given again. Then nothing may be lost, doubled or over-leased.
-`python -m benchmarks.rating_load [--database sqlite --database postgres] [--raters 50] [--seconds 60] [--json]`
+`python -m benchmarks.rating_load [--database sqlite --database postgres] [--raters 50] [--seconds 60] [--processes 1
+--processes 2] [--json]`
 """
 
 import argparse
@@ -26,6 +27,7 @@ from pathlib import Path
 from uuid import UUID
 
 import numpy as np
+import psutil
 from PIL import Image
 from sqlalchemy import create_engine, select, text
 
@@ -108,8 +110,8 @@ def prepare(settings: Settings, raters: int) -> tuple[UUID, list[str]]:
 
 
 @contextmanager
-def server(settings: Settings) -> Iterator[int]:
-    """One web process on a free port of this machine."""
+def server(settings: Settings, processes: int) -> Iterator[tuple[int, int]]:
+    """So many web processes on one free port of this machine: the port, and the process id to watch."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -117,7 +119,7 @@ def server(settings: Settings) -> Iterator[int]:
         "TASTEMAKER_MODE": "demo", "TASTEMAKER_PORT": str(port), "TASTEMAKER_DATA_DIR": str(settings.data_dir),
         "TASTEMAKER_DATABASE_URL": settings.sqlalchemy_url, "TASTEMAKER_BROKER_URL": "redis://127.0.0.1:1/0",
     }  # fmt: skip
-    command = [sys.executable, "-m", "app.cli", "serve"]
+    command = [sys.executable, "-m", "app.cli", "serve", "--workers", str(processes)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 60
@@ -129,10 +131,16 @@ def server(settings: Settings) -> Iterator[int]:
                 if time.monotonic() > deadline or process.poll() is not None:
                     raise RuntimeError("the web process did not start") from None
                 time.sleep(0.1)
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait(timeout=30)
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process and all below it that still run."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(sum(process.cpu_times()[:2]) for process in family)
 
 
 class Rater:
@@ -218,27 +226,31 @@ def quantiles(values: list[float]) -> dict[str, float]:
     return {"n": len(values), "p50": round(p50, 1), "p95": round(p95, 1), "p99": round(p99, 1)}
 
 
-def run(kind: str, raters: int, seconds: float, think: float) -> dict:
+def run(kind: str, raters: int, seconds: float, think: float, processes: int = 1) -> dict:
     with tempfile.TemporaryDirectory() as folder, database_url(kind, Path(folder)) as url:
         settings = Settings(mode="demo", data_dir=Path(folder), database_url=url)  # type: ignore[arg-type]
         campaign_id, tokens = prepare(settings, raters)
-        with server(settings) as port:
+        with server(settings, processes) as (port, pid):
             warm = Rater(port, campaign_id, tokens[0], think=0, seed=0)
             warm._call("lease", "GET", "/api/v1/campaigns")
             clients = [Rater(port, campaign_id, token, think=think, seed=n) for n, token in enumerate(tokens)]
+            used = cpu_seconds(pid)
             end = time.monotonic() + seconds
             threads = [threading.Thread(target=client.rate_until, args=(end,)) for client in clients]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join()
+            used = cpu_seconds(pid) - used
         logs = [client.log for client in clients]
         statuses = sum((log.statuses for log in logs), Counter())
         return {
             "database": kind,
+            "web_processes": processes,
             "think_seconds": think,
             "votes": sum(len(log.votes) for log in logs),
             "votes_per_second": round(sum(len(log.votes) for log in logs) / seconds, 1),
+            "web_cpu_ms_per_vote": round(1000 * used / max(1, sum(len(log.votes) for log in logs)), 1),
             "ms": {name: quantiles([ms for log in logs for ms in log.ms[name]]) for name in ("vote", "lease", "image")},
             "statuses": {str(status): n for status, n in sorted(statuses.items())},
             "errors_5xx": sum(n for status, n in statuses.items() if status >= 500),
@@ -250,7 +262,8 @@ def run(kind: str, raters: int, seconds: float, think: float) -> dict:
 def summary(result: dict) -> str:
     vote, p95 = result["ms"]["vote"], {name: result["ms"][name]["p95"] for name in ("lease", "image")}
     return (
-        f"{result['database']:10}{result['votes']:>7} votes {result['votes_per_second']:>7}/s  "
+        f"{result['database']:10}{result['web_processes']} web  "
+        f"{result['votes']:>7} votes {result['votes_per_second']:>7}/s  "
         f"vote p50 {vote['p50']} p95 {vote['p95']} p99 {vote['p99']} ms  "
         f"lease p95 {p95['lease']} ms  image p95 {p95['image']} ms  "
         f"5xx {result['errors_5xx']}  faults {sum(result['faults'].values())}"
@@ -263,13 +276,15 @@ def main() -> None:
     parser.add_argument("--raters", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--think", type=float, default=2.0, help="mean seconds from the images to the vote")
+    parser.add_argument("--processes", type=int, action="append", help="web processes; may be given several times")
     parser.add_argument("--json", action="store_true", help="print one JSON object last")
     options = parser.parse_args()
     results = []
     for kind in options.database or ["sqlite", "postgres"]:
-        result = run(kind, options.raters, options.seconds, options.think)
-        results.append(result)
-        print(summary(result), flush=True)
+        for processes in options.processes or [1]:
+            result = run(kind, options.raters, options.seconds, options.think, processes)
+            results.append(result)
+            print(summary(result), flush=True)
     if options.json:
         load = os.getloadavg()[1]
         print(json.dumps({"raters": options.raters, "seconds": options.seconds, "load_5min": load, "runs": results}))

@@ -4,15 +4,13 @@ import logging
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from app.domain.enums import JobKind
+from app.domain.enums import JobKind, WorkQueue
 from app.domain.errors import UnavailableError
 
 if TYPE_CHECKING:
     from celery import Celery
 
 logger = logging.getLogger(__name__)
-
-QUEUE_NAME = "jobs"
 
 
 class JobQueue:
@@ -22,18 +20,20 @@ class JobQueue:
         self._broker_url = broker_url
         self._celery: Celery | None = None
 
-    def send(self, kind: JobKind, job_id: UUID) -> bool:
+    def send(self, queue: WorkQueue, kind: JobKind, job_id: UUID) -> bool:
         """Hand the id to the broker. Returns whether it took it: a job row that stays queued is sent again later by
         the reaper, so a broker that is away loses nothing and raises nothing."""
         try:
-            self._app().send_task(kind.task_name, args=[str(job_id)], queue=QUEUE_NAME, retry=False, ignore_result=True)
+            self._app().send_task(
+                kind.task_name, args=[str(job_id)], queue=queue.channel, retry=False, ignore_result=True
+            )
         except Exception as error:
             logger.warning("broker away, job %s waits in the database: %s", job_id, error)
             return False
         return True
 
-    def waiting(self) -> int:
-        """How many messages no worker has taken yet.
+    def waiting(self) -> dict[WorkQueue, int]:
+        """How many messages of each queue no worker has taken yet.
 
         Raises:
             UnavailableError: the broker does not answer.
@@ -42,7 +42,7 @@ class JobQueue:
             with self._app().connection_for_write(connect_timeout=2) as connection:
                 connection.ensure_connection(max_retries=0, timeout=2)
                 channel = connection.default_channel
-                return int(channel.queue_declare(queue=QUEUE_NAME).message_count)
+                return {queue: int(channel.queue_declare(queue=queue.channel).message_count) for queue in WorkQueue}
         except Exception as error:
             raise UnavailableError(f"The broker does not answer: {error}") from error
 

@@ -88,7 +88,8 @@ def worker() -> None:
     """Run a worker that takes jobs from the queue."""
     settings = get_settings()
     command = [sys.executable, "-m", "worker"]
-    command += ["--pool", "threads", "--concurrency", str(settings.worker_concurrency), "--queues", "jobs"]
+    command += ["--pool", "threads", "--concurrency", str(settings.worker_concurrency)]
+    command += ["--queues", ",".join(queue.channel for queue in settings.worker_queues)]
     command += ["--loglevel", "INFO", "--without-gossip", "--without-mingle"]
     os.execv(sys.executable, command)
 

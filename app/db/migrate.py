@@ -1,5 +1,6 @@
 """Brings a database to the current schema."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from alembic import command
@@ -26,8 +27,10 @@ def migrate_connection(connection: Connection, revision: str = "head") -> None:
     command.upgrade(config, revision)
 
 
+@lru_cache(maxsize=1)
 def known_revisions() -> list[str]:
-    """Every migration of this version, newest first."""
+    """Every migration of this version, newest first, as it was when this process first asked: an upgrade may change
+    the files under a process that still runs the old code."""
     return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
 
 

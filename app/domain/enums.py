@@ -29,6 +29,19 @@ class JobKind(StrEnum):
         return f"tastemaker.{self.value}"
 
 
+class WorkQueue(StrEnum):
+    """What a job needs of the worker that takes it."""
+
+    GPU = "gpu"  # evaluates a diffusion model for minutes or hours
+    CPU = "cpu"  # needs no accelerator
+    QUICK = "quick"  # somebody waits for it: seconds, and never behind an hour of training
+
+    @property
+    def channel(self) -> str:
+        """The broker's name for it; a Redis database may have other tenants."""
+        return f"tastemaker.{self.value}"
+
+
 class JobStatus(StrEnum):
     QUEUED = "queued"
     RUNNING = "running"

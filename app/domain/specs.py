@@ -19,6 +19,15 @@ Seed = Annotated[int, Field(ge=0, le=2**31 - 1, description="Seed; 0 is a seed l
 Steps = Annotated[int, Field(ge=1, le=1000, description="Denoising steps out of the model's T (usually 1000).")]
 SamplingSteps = Annotated[Steps, Field(default=40)]
 Name = Annotated[str, Field(min_length=1, max_length=120)]
+Shards = Annotated[
+    int,
+    Field(
+        ge=1,
+        le=64,
+        description="Parts that the seeds are split into, for so many workers to take one each. The job itself "
+        "comes last and gathers what they drew; 1 does everything by itself.",
+    ),
+]
 
 
 class Spec(Documented):
@@ -70,6 +79,7 @@ class SampleSpec(Spec):
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     guidance: GuidanceSpec | None = None
     """Steer every sample toward a prompt or a reward; empty draws them as the model does."""
+    shards: Shards = 1
 
     @model_validator(mode="after")
     def _seeds_stay_in_range(self) -> Self:
@@ -293,6 +303,7 @@ class EvaluateSpec(Spec):
     steps: Steps = 40
     eta: float = Field(default=1.0, ge=0, le=1)
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
+    shards: Shards = 1
 
 
 class AnalyzeSpec(Spec):

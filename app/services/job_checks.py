@@ -76,7 +76,7 @@ def check_checkpoints(session: Session, spec: Spec) -> None:
 
 def _check_checkpoints(session: Session, spec: Spec, problems: _Problems) -> None:
     named = list(_named_checkpoints(spec))
-    known = gallery.existing_checkpoints(session, [id for _, id in named])
+    known = gallery.existing_checkpoints(session, [id for _, id in named], keep=True)
     for field, id in named:
         if id not in known:
             problems.add(field, f"There is no checkpoint {id}.")

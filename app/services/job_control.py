@@ -53,6 +53,7 @@ def move(session: Session, who: Principal, job_id: UUID, direction: Direction, n
             other.queue_position = last = max(position, last + 1)
         audit.record(session, who.user_id, "job.move", job_id, now, direction=direction)
         session.flush()
+        queries.align_parts(session, [other.id for other in line])
     return view_job(job)
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.db.models import Job, JobEvent
 from app.domain.documented import Documented
-from app.domain.enums import EventKind, JobKind, JobStatus, Priority
+from app.domain.enums import EventKind, JobKind, JobStatus, Priority, WorkQueue
 
 
 class JobLinks(BaseModel):
@@ -40,6 +40,10 @@ class JobView(Documented):
     resumable: bool
     """Whether a resumable state was saved, from which a resume goes on."""
     attempts: int
+    queue: WorkQueue
+    """What it needs of the worker that takes it."""
+    part_of: UUID | None
+    """The job that this one does a part of; that one waits for it."""
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
@@ -82,6 +86,8 @@ def view_job(row: Job) -> JobView:
         paused=row.status is JobStatus.CANCELLED and row.error is not None,
         resumable=row.resume_sha256 is not None,
         attempts=row.attempts,
+        queue=row.queue,
+        part_of=row.parent_id,
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from app import __version__
 from app.adapters.blobs import BlobStore
 from app.adapters.queue import JobQueue
 from app.adapters.resume_states import delete_state
@@ -25,7 +26,7 @@ from app.db.session import Database, run_after_commit
 from app.domain.curves import averaged_down
 from app.domain.enums import Choice, EventKind, JobKind, JobStatus, Priority
 from app.domain.errors import InvalidSpecError, NotFoundError
-from app.domain.jobs import SUPPORTED_JOB_KINDS, require_cancellable, require_restartable
+from app.domain.jobs import SUPPORTED_JOB_KINDS, parts_of, queue_of, require_cancellable, require_restartable
 from app.domain.specs import (
     AnalyzeSpec,
     EvaluateSpec,
@@ -78,16 +79,38 @@ def submit(
     inputs: dict[str, Any] = {}
     if isinstance(spec, RewardModelSpec):
         inputs["snapshot_id"] = str(_freeze_labels(to, spec).id)
+    name = (name or _default_name(to.session, kind, spec))[:_MAX_NAME]
+    job = _add(to, kind, spec, name=name, inputs=inputs, priority=priority.rank)
+    audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
+    parts = parts_of(spec)
+    for number, part in enumerate(parts, 1):
+        title = f"{name[: _MAX_NAME - 20]}, part {number} of {len(parts)}"
+        _add(to, kind, part, name=title, inputs={}, priority=job.priority, whole=job)
+    return view_job(job)
+
+
+def _add(
+    to: Submission,
+    kind: JobKind,
+    spec: Spec,
+    *,
+    name: str,
+    inputs: dict[str, Any],
+    priority: int,
+    whole: Job | None = None,
+) -> Job:
+    """Store a queued job and announce it; a part of a `whole` stands where that stands in line."""
     job = Job(
         kind=kind,
-        name=(name or _default_name(to.session, kind, spec))[:_MAX_NAME],
+        name=name,
         status=JobStatus.QUEUED,
         spec=spec.model_dump(mode="json"),
         inputs=inputs,
         progress=0.0,
         stage="",
         result={},
-        priority=priority.rank,
+        priority=priority,
+        queue=queue_of(spec),
         attempts=0,
         attempts_without_progress=0,
         cancel_requested=False,
@@ -95,11 +118,12 @@ def submit(
         created_by=to.who.user_id,
         created_at=to.now,
     )
+    if whole is not None:
+        job.parent_id, job.queue, job.queue_position = whole.id, whole.queue, whole.queue_position
     to.session.add(job)
     to.session.flush()
-    audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
     _announce_queued(to.session, to.queue, job, to.now)
-    return view_job(job)
+    return job
 
 
 def check(to: Submission, kind: JobKind, payload: Mapping[str, Any]) -> Spec:
@@ -117,11 +141,17 @@ def list_jobs(
     *,
     kind: JobKind | None = None,
     status: JobStatus | None = None,
+    part_of: UUID | None = None,
     after: Position | None = None,
     limit: int = 50,
 ) -> Slice[JobView]:
-    """Newest first."""
-    return queries.jobs(session, kind=kind, status=status, after=after, limit=limit).map(view_job)
+    """Newest first: whole jobs, or the parts of one."""
+    return queries.jobs(session, kind=kind, status=status, part_of=part_of, after=after, limit=limit).map(view_job)
+
+
+def list_parts(session: Session, job_id: UUID) -> list[JobView]:
+    """The jobs that each do a part of this one, in the order of their seeds; none where it is done in one piece."""
+    return [view_job(part) for part in job_queries.parts_of(session, job_id)]
 
 
 def get_job(session: Session, job_id: UUID) -> JobView:
@@ -142,12 +172,13 @@ def cancel(session: Session, who: Principal, job_id: UUID, now: datetime) -> Job
     job = lock_job(session, job_id)
     require_cancellable(job.status)
     audit.record(session, who.user_id, "job.cancel", job_id, now)
-    if job.status is JobStatus.QUEUED:
-        job_queries.finish(session, job_id, JobStatus.CANCELLED, now)
-        session.refresh(job)
-    else:
-        job.cancel_requested = True
-        session.flush()
+    for one in (*job_queries.parts_of(session, job_id, for_update=True), job):
+        if one.status is JobStatus.QUEUED:
+            job_queries.finish(session, one.id, JobStatus.CANCELLED, now)
+            session.refresh(one)
+        elif one.status is JobStatus.RUNNING:
+            one.cancel_requested = True
+    session.flush()
     return view_job(job)
 
 
@@ -242,13 +273,19 @@ def queue_again(
     from_start: bool,
     even_if_succeeded: bool = False,
 ) -> JobView:
-    """Queue an ended job again. Raises as `resume` does; a job with a raised budget may also have succeeded."""
+    """Queue an ended job again, with those of its parts that came to nothing. Raises as `resume` does; a job with a
+    raised budget may also have succeeded."""
     job = lock_job(session, job_id)
     if not (even_if_succeeded and job.status is JobStatus.SUCCEEDED):
         require_restartable(job.status)
+    for part in job_queries.parts_of(session, job_id):
+        if part.status in (JobStatus.FAILED, JobStatus.CANCELLED):
+            queue_again(session, queue, part.id, now, from_start=from_start)
     job.status = JobStatus.QUEUED
     job.cancel_requested = False
     job.attempts_without_progress = 0
+    job.workers_lost = 0
+    job.version = __version__
     job.error = None
     job.finished_at = None
     job.worker = None
@@ -267,8 +304,8 @@ def _announce_queued(session: Session, queue: JobQueue, job: Job, now: datetime)
     job_queries.append_event(session, job.id, EventKind.STATUS, {"status": JobStatus.QUEUED.value}, now)
     job.sent_at = now  # the reaper sends it again where this message does not arrive
     session.flush()
-    kind, job_id = job.kind, job.id
-    run_after_commit(session, lambda: queue.send(kind, job_id))
+    line, kind, job_id = job.queue, job.kind, job.id
+    run_after_commit(session, lambda: queue.send(line, kind, job_id))
 
 
 def _freeze_labels(to: Submission, spec: RewardModelSpec) -> LabelSnapshot:

@@ -6,7 +6,8 @@ files: any process answers for all.
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from fastapi import FastAPI
 from prometheus_client import (
@@ -26,8 +27,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.db.queries import metrics as queries
-from app.domain.enums import JobKind, JobStatus
+from app.db.queries import workers as worker_queries
+from app.domain.enums import JobKind, JobStatus, WorkQueue
 from app.domain.errors import UnavailableError
+from app.services import workers
 from app.web.route_names import UNMATCHED, route_of
 from app.web.state import AppState
 
@@ -36,6 +39,12 @@ MULTIPROCESS_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _HTTP_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _VOTE_BOUNDS = (0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5)
 _JOB_BOUNDS = (1, 5, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200, 4 * 3600, 12 * 3600, 24 * 3600)
+_USAGE: tuple[tuple[str, str, str, Callable[[Sequence[float]], float]], ...] = (
+    ("tastemaker_worker_cpu_percent", "Processor use of a worker's jobs, in percent of a core.", "cpu_percent", sum),
+    ("tastemaker_worker_memory_bytes", "Main memory that a worker's jobs hold.", "memory_bytes", sum),
+    ("tastemaker_worker_gpu_percent", "Use of the GPU of a worker with jobs.", "gpu_percent", max),
+    ("tastemaker_worker_gpu_memory_bytes", "Memory in use on the GPU of a worker with jobs.", "gpu_memory_bytes", max),
+)
 _VOTES = frozenset({("PUT", "/api/v1/comparisons/{comparison_id}/preference"), ("POST", "/rate/{campaign_id}/vote")})
 
 
@@ -91,6 +100,9 @@ class _JobsCollector(Collector):
             durations = queries.job_durations(session, _JOB_BOUNDS)
             oldest = queries.oldest_queued(session)
             heartbeats = queries.last_heartbeats(session)
+            there = workers.list_workers(session, now)
+            in_line = worker_queries.waiting_by_queue(session)
+            usage = queries.last_usage(session)
         jobs = GaugeMetricFamily("tastemaker_jobs", "Jobs by kind and status.", labels=("kind", "status"))
         for kind in JobKind:
             for status in JobStatus:
@@ -106,6 +118,15 @@ class _JobsCollector(Collector):
         for worker, moment in heartbeats.items():
             ages.add_metric((worker,), (now - moment).total_seconds())
         yield ages
+        serving = GaugeMetricFamily("tastemaker_workers", "Workers that are there, by queue.", labels=("queue",))
+        depth = GaugeMetricFamily("tastemaker_queued_jobs", "Jobs that wait, by queue.", labels=("queue",))
+        for queue in WorkQueue:
+            ready = [worker for worker in there if worker.is_there and worker.refusal is None]
+            serving.add_metric((queue.value,), sum(queue in worker.queues for worker in ready))
+            depth.add_metric((queue.value,), in_line.get(queue, 0))
+        yield serving
+        yield depth
+        yield from _usage(usage)
         seconds = HistogramMetricFamily(
             "tastemaker_job_seconds", "How long finished jobs ran in their last attempt.", labels=("kind", "status")
         )
@@ -119,16 +140,32 @@ class _JobsCollector(Collector):
 
     def _broker(self) -> Iterable[Metric]:
         try:
-            waiting: int | None = self._state.queue.waiting()
+            waiting: dict[WorkQueue, int] | None = self._state.queue.waiting()
         except UnavailableError:
             waiting = None
         yield GaugeMetricFamily(
             "tastemaker_broker_up", "Whether the broker answers.", value=0 if waiting is None else 1
         )
         if waiting is not None:
-            yield GaugeMetricFamily(
-                "tastemaker_broker_messages", "Messages that no worker has taken yet.", value=waiting
+            messages = GaugeMetricFamily(
+                "tastemaker_broker_messages", "Messages that no worker has taken yet.", labels=("queue",)
             )
+            for queue, n in waiting.items():
+                messages.add_metric((queue.value,), n)
+            yield messages
+
+
+def _usage(usage: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[Metric]:
+    """Sums over the jobs that a worker runs; of the GPU, which they share, the most."""
+    for name, text, field, together in _USAGE:
+        by_worker: dict[str, list[float]] = {}
+        for worker, payload in usage:
+            if payload.get(field) is not None:
+                by_worker.setdefault(worker, []).append(float(payload[field]))
+        family = GaugeMetricFamily(name, text, labels=("worker",))
+        for worker, values in by_worker.items():
+            family.add_metric((worker,), together(values))
+        yield family
 
 
 def install_metrics(app: FastAPI, state: AppState) -> None:

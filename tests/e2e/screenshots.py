@@ -34,6 +34,7 @@ def pages_of_world(world: object) -> dict[str, str]:
         "job-running": f"/jobs/{get('running')}",
         "job-finished": f"/jobs/{get('finished')}",
         "job-failed": f"/jobs/{get('failed')}",
+        "job-sharded": f"/jobs/{get('sharded')}",
         "new-sample": "/jobs/new/sample",
         "new-reward-model": "/jobs/new/reward_model",
         "new-finetune": "/jobs/new/finetune?preset=critters-quick",

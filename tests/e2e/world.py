@@ -33,6 +33,7 @@ from app.db.models import (
     Sample,
     SampleReward,
     User,
+    Worker,
 )
 from app.db.queries.samples import DrawnImage, Recipe, add_samples
 from app.domain.bundled import BUNDLED
@@ -47,6 +48,7 @@ from app.domain.enums import (
     Role,
     Strategy,
 )
+from app.domain.jobs import parts_of
 from app.domain.pairing import canonical
 from app.domain.specs import GuidanceSpec, parse_spec
 from app.services import accounts
@@ -75,6 +77,8 @@ class World:
     finished: UUID
     running: UUID
     failed: UUID
+    sharded: UUID
+    """An evaluation that waits for its parts."""
     campaign: UUID
     """With votes of three raters."""
     fresh_campaign: UUID
@@ -154,6 +158,8 @@ class _Builder:
                   spec={"checkpoint_id": str(base.id)})  # fmt: skip
         self._job(JobKind.SAMPLE, "First samples", JobStatus.SUCCEEDED, age=280,
                   spec={"checkpoint_id": str(base.id), "n": 96, "steps": _STEPS}, result={"n_samples": 96})  # fmt: skip
+        sharded = self._sharded(base, tuned)
+        self._workers()
         analyses = self._analyses(base, tuned, finished)
         fresh = self._campaign(
             "Warm and cosy", "Which critter looks **warmer**?".replace("*", ""), Strategy.UNIFORM, [base, tuned],
@@ -168,7 +174,7 @@ class _Builder:
         self.session.flush()
         return World(
             base=base.id, tuned=tuned.id, early=self.early, sample=self.sample,
-            finished=finished.id, running=running.id, failed=failed.id,
+            finished=finished.id, running=running.id, failed=failed.id, sharded=sharded.id,
             campaign=campaign.id, fresh_campaign=fresh.id, tournament=tournament.id, reward_model=reward_model.id,
             rater=raters[2].id,
             **analyses,
@@ -461,6 +467,42 @@ class _Builder:
         self._event(job, EventKind.WORKER, usage)
         job.worker = "worker-1:4711"
         return job
+
+    def _sharded(self, base: Checkpoint, tuned: Checkpoint) -> Job:
+        spec: dict[str, Any] = {
+            "checkpoint_ids": [str(base.id), str(tuned.id)], "rewards": [{"name": "brightness"}], "n": 1000,
+            "shards": 3,
+        }  # fmt: skip
+        whole = self._job(JobKind.EVALUATE, "Evaluate 2 checkpoints", JobStatus.QUEUED, age=9, progress=0.55,
+                          stage="1 of 3 parts done", spec=spec)  # fmt: skip
+        states = ((JobStatus.SUCCEEDED, 1.0), (JobStatus.RUNNING, 0.62), (JobStatus.QUEUED, 0.0))
+        for number, (part, (status, progress)) in enumerate(
+            zip(parts_of(parse_spec(whole.kind, spec)), states, strict=True)
+        ):
+            row = self._job(whole.kind, f"{whole.name}, part {number + 1} of 3", status, age=9, progress=progress,
+                            spec=part.model_dump(mode="json"))  # fmt: skip
+            row.parent_id = whole.id
+        return whole
+
+    def _workers(self) -> None:
+        for name, queues, refusal in (
+            ("gpu-1:4711", ["gpu", "cpu"], None),
+            ("desk-3:90", ["quick"], None),
+            ("gpu-2:35", ["gpu", "cpu", "quick"],
+             "This worker is Tastemaker 0.0.9 and knows the database up to revision 0009; the database is at 0011, "
+             "of a newer version. Upgrade this worker."),
+        ):  # fmt: skip
+            self.session.add(
+                Worker(
+                    name=name,
+                    version="0.0.9" if refusal else "0.1.0",
+                    queues=queues,
+                    concurrency=1,
+                    refusal=refusal,
+                    started_at=self._ago(90),
+                    seen_at=self.now,
+                )
+            )
 
     def _reward_model(self, campaign: Campaign) -> RewardModel:
         lines = self.blobs.put(b'{"choice": "left"}\n')

@@ -110,7 +110,8 @@ def _strip(context: JobContext, strip: Strip) -> dict[str, Any]:
 
 def _embedding_map(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     drawn = _draw(context, spec, checkpoints)
-    embeddings = _embed(context, spec, drawn, fraction=(_DRAWING, 0.9))
+    embeddings = _embed(context, spec, drawn, fraction=(_DRAWING, 0.85))
+    rewards = _rewards(context, spec, drawn, fraction=(0.85, 0.9))
     base, *others = embeddings
     maps: list[dict[str, Any]] = []
     for checkpoint, finetuned in zip(checkpoints[1:], others, strict=True):
@@ -131,14 +132,24 @@ def _embedding_map(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence
                 },
             }
         )
-    return {
-        "images": [each.sha256s for each in drawn],
-        "rewards": {
-            name: [_over(context, each.sha256s, reward).tolist() for each in drawn]
-            for name, reward in rewards_by_key(context, spec.rewards).items()
-        },
-        "maps": maps,
-    }
+    return {"images": [each.sha256s for each in drawn], "rewards": rewards, "maps": maps}
+
+
+def _rewards(
+    context: JobContext, spec: AnalyzeSpec, drawn: Sequence[_Drawn], *, fraction: tuple[float, float]
+) -> dict[str, list[list[float]]]:
+    """Every reward of every checkpoint's samples."""
+    rewards = rewards_by_key(context, spec.rewards)
+    start, end = fraction
+    share = (end - start) / max(1, len(rewards) * len(drawn))
+    scored: dict[str, list[list[float]]] = {name: [] for name in rewards}
+    for name, reward in rewards.items():
+        for each in drawn:
+            part = (start, start + share)
+            values = _over(context, each.sha256s, reward, stage=f"Scoring {each.checkpoint.name}", fraction=part)
+            scored[name].append(values.tolist())
+            start += share
+    return scored
 
 
 def _diversity(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
@@ -171,11 +182,11 @@ def _with_interval(
 def _age_distribution(context: JobContext, spec: AnalyzeSpec, checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
     classifier = load_classifier(RewardHost(context.settings.weights_dir, context.device, context.monitor.log))
     distributions: list[dict[str, Any]] = []
-    for each in _draw(context, spec, checkpoints):
-        context.monitor.progress(
-            _DRAWING + (1 - _DRAWING) * len(distributions) / len(checkpoints), stage=f"Judging {each.checkpoint.name}"
-        )
-        shares = class_shares(_over(context, each.sha256s, classifier.logits), AGE_CLASSES)
+    share = (1 - _DRAWING) / len(checkpoints)
+    for position, each in enumerate(_draw(context, spec, checkpoints)):
+        part = (_DRAWING + position * share, _DRAWING + (position + 1) * share)
+        logits = _over(context, each.sha256s, classifier.logits, stage=f"Judging {each.checkpoint.name}", fraction=part)
+        shares = class_shares(logits, AGE_CLASSES)
         groups = (
             merged_share(shares, "under 30", classes_between(0, 29)),
             merged_share(shares, "50 and over", classes_between(50, None)),
@@ -236,12 +247,20 @@ def _embed(
 
 
 def _over(
-    context: JobContext, sha256s: Sequence[str], measure: Callable[[np.ndarray], np.ndarray]
+    context: JobContext,
+    sha256s: Sequence[str],
+    measure: Callable[[np.ndarray], np.ndarray],
+    *,
+    stage: str,
+    fraction: tuple[float, float],
 ) -> Float[np.ndarray, "n ..."]:
     """`measure` of the stored images, some at a time, in order."""
+    start, end = fraction
     parts = []
     for first in range(0, len(sha256s), _CHUNK):
         _stop_if_asked(context)
+        done = first / len(sha256s)
+        context.monitor.progress(start + (end - start) * done, stage=f"{stage}: {first} of {len(sha256s)}")
         parts.append(measure(load_images(context.blobs, list(sha256s[first : first + _CHUNK]))))
     return np.concatenate(parts)
 

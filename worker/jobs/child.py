@@ -3,6 +3,7 @@
 The attempt records how it ended by itself; where it cannot (killed, database away), its supervisor does.
 """
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import JobStatus
 from app.domain.errors import JobCancelledError, JobPausedError, TastemakerError
-from app.domain.jobs import EXTENDABLE_KINDS
+from app.domain.jobs import EXTENDABLE_KINDS, ask_for_less
 from app.logs import configure_logging, job_id
 from worker.jobs.context import JobContext
 from worker.jobs.fence import Fence, LostClaimError
@@ -39,9 +40,14 @@ def main(claim: Claim) -> None:
     settings = get_settings()
     configure_logging()
     job_id.set(str(claim.job_id))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // settings.worker_concurrency))
-    run_attempt(open_runtime(settings), claim)
+    if "OMP_NUM_THREADS" not in os.environ:  # whoever sets it knows what else runs on this machine
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // settings.worker_concurrency))
+    try:
+        run_attempt(open_runtime(settings), claim)
+    except OperationalError:
+        logger.exception("the database does not answer")
+        sys.exit(os.EX_TEMPFAIL)  # the supervisor tries again; the job is not to blame
 
 
 def _end_with_worker() -> None:
@@ -98,13 +104,30 @@ def _run_handler(runtime: Runtime, fence: Fence, job: Job) -> tuple[JobStatus, s
         raise
     except (torch.OutOfMemoryError, MemoryError):
         logger.exception("out of memory")
-        return JobStatus.FAILED, "Memory ran out. Lower the batch size or the number of samples, then resume the job."
+        return JobStatus.FAILED, f"Memory ran out; {ask_for_less(job.kind, job.spec)}, then resume the job."
     except Exception as bug:
+        if is_disk_full(bug):
+            logger.exception("disk full")
+            return JobStatus.FAILED, (
+                "The disk is full. What was saved before is whole; free some space (Storage lists what can go), then "
+                f"resume the job. The system said: {bug}"
+            )
         logger.exception("unexpected error")
         return JobStatus.FAILED, (
             f"Unexpected {type(bug).__name__}: {bug}. This is a defect; the worker's log holds the traceback."
         )
     return JobStatus.SUCCEEDED, None
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether an error, or one that it was raised from, says that nothing more can be written. Libraries that write
+    by themselves (safetensors, torch) raise errors of their own around it."""
+    while error is not None:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        if full or os.strerror(errno.ENOSPC) in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def choose_device(setting: str) -> str:

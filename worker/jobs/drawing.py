@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from sqlalchemy.orm import Session
 
@@ -19,6 +18,7 @@ from app.domain.enums import EventKind
 from app.domain.errors import JobError
 from worker.jobs.context import JobContext
 from worker.jobs.images import encode_png
+from worker.ml.cpu_form import to_cpu_form
 from worker.ml.policy import Policy, load_policy
 from worker.ml.rollout import Guidance, draw_samples
 
@@ -38,11 +38,11 @@ def open_policy(context: JobContext, checkpoint: Checkpoint) -> Policy:
 
 
 def open_for_drawing(context: JobContext, checkpoint: Checkpoint) -> Policy:
-    """A policy that is not trained on. With channels last a CPU evaluates it 1.3 times as fast (two EPYC cores, fp32,
-    batches of 16 and 32). Training does without: weights that are laid out so are not saved as they came."""
+    """A policy that is neither trained on nor saved, in the form that a CPU evaluates fastest. Samples are those of
+    `open_policy` but for rounding."""
     policy = open_policy(context, checkpoint)
     if policy.device.type == "cpu":
-        policy.unet.to(memory_format=torch.channels_last)
+        to_cpu_form(policy.unet)
     return policy
 
 

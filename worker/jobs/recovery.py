@@ -4,14 +4,18 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from app.db.models import Job
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import JobStatus
-from app.domain.jobs import MAX_ATTEMPTS_WITHOUT_PROGRESS
+from app.domain.jobs import MAX_ATTEMPTS_WITHOUT_PROGRESS, MAX_WORKERS_LOST, ask_for_less
 
 
-def recover(session: Session, claim: Claim, *, reason: str, now: datetime) -> bool:
+def recover(session: Session, claim: Claim, *, reason: str, now: datetime, worker_lost: bool = False) -> bool:
     """Settle a lost attempt. `reason` completes the sentence "The job's process ...".
+
+    Args:
+        worker_lost: the worker or the database went away with it, which is no sign of a fault of the job's.
 
     Returns whether the job is queued again; a claim that is no longer held is left alone.
     """
@@ -21,13 +25,19 @@ def recover(session: Session, claim: Claim, *, reason: str, now: datetime) -> bo
     if job.cancel_requested:
         queries.finish(session, job.id, JobStatus.CANCELLED, now)
         return False
-    if job.attempts_without_progress < MAX_ATTEMPTS_WITHOUT_PROGRESS:
+    n, limit = job.attempts_without_progress, MAX_ATTEMPTS_WITHOUT_PROGRESS
+    values = {}
+    if worker_lost:
+        n, limit = job.workers_lost + 1, MAX_WORKERS_LOST
+        values = {"workers_lost": n, "attempts_without_progress": Job.attempts_without_progress - 1}
+    if n < limit:
         start = "its last saved state" if job.resume_sha256 else "the start"
-        queries.requeue(session, job.id, now, message=f"The job's process {reason}; it goes on from {start}.")
+        message = f"The job's process {reason}; it goes on from {start}."
+        queries.requeue(session, job.id, now, message=message, values=values)
         return True
     error = (
-        f"The job's process {reason}, {MAX_ATTEMPTS_WITHOUT_PROGRESS} times in a row without getting any further. "
-        "Look into the worker's log, ask for less (smaller batches, fewer samples) or give the worker more memory; "
+        f"The job's process {reason}, {limit} times in a row without getting any further. "
+        f"Look into the worker's log, {ask_for_less(job.kind, job.spec)} or give the worker more memory; "
         "then resume the job."
     )
     queries.finish(session, job.id, JobStatus.FAILED, now, error=error)

@@ -1,17 +1,20 @@
 """Claims a job and supervises the child process that runs it: heartbeat, cancel, and what to do when it dies."""
 
 import logging
+import os
 import signal
 import time
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from app.db.models import Job
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import EventKind
-from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS, served_together
+from app.domain.jobs import CANCEL_GRACE_SECONDS, HEARTBEAT_SECONDS
 from app.logs import working_for_job
+from worker.jobs.presence import reason_to_refuse, stop_working
 from worker.jobs.processes import ChildProcess, wait_for_server
 from worker.jobs.recovery import recover
 from worker.jobs.runtime import Runtime
@@ -23,26 +26,39 @@ _LEAVE_SECONDS = 10.0  # how long a child that holds its job no more may take to
 
 
 def run_job(runtime: Runtime, job_id: UUID) -> None:
-    """Run one queued job to its end: the one that is first in line, which need not be the one that the message names.
+    """Run one queued job to its end: the one that is first in line in the queues that this worker serves, which need
+    not be the one that the message names.
 
     Every queued job has a message, so one message is one turn. A turn that finds no queued job (a message that came
     twice, a job that was cancelled meanwhile) does nothing.
     """
     wait_for_server()  # before the claim: from then on there must be heartbeats
-    claim = _take_turn(runtime, job_id)
+    claim = _take_turn(runtime)
     if claim is None:
-        logger.info("job %s is not queued, and no other is; nothing to do", job_id)
+        logger.info("job %s is not queued (any more), and no other is; nothing to do", job_id)
         return
     with working_for_job(claim.job_id):
         _run(runtime, claim)
+    _announce_whole(runtime, claim.job_id)
 
 
-def _take_turn(runtime: Runtime, job_id: UUID) -> Claim | None:
+def _take_turn(runtime: Runtime) -> Claim | None:
     with runtime.database.writer() as session:
-        kind = queries.kind_of(session, job_id)
-        if kind is None:
-            return None
-        return queries.claim_first(session, served_together(kind), worker=runtime.name, now=runtime.clock.now())
+        refusal = reason_to_refuse(session)
+        if refusal is None:
+            queues = runtime.settings.worker_queues
+            return queries.claim_first(session, queues, worker=runtime.name, now=runtime.clock.now())
+    stop_working(refusal)
+    return None
+
+
+def _announce_whole(runtime: Runtime, part_id: UUID) -> None:
+    """Send the job that waited for this part, if it waits for no other, rather than leave it to the reaper."""
+    with runtime.database.writer() as session:
+        whole = queries.whole_without_open_parts(session, part_id)
+        if whole is None or not queries.mark_sent(session, whole.id, last_sent=whole.sent_at, now=runtime.clock.now()):
+            return
+    runtime.queue.send(whole.queue, whole.kind, whole.id)
 
 
 def _run(runtime: Runtime, claim: Claim) -> None:
@@ -53,9 +69,13 @@ def _run(runtime: Runtime, claim: Claim) -> None:
     with runtime.database.writer() as session:
         if runtime.stopping.is_set() and queries.held(session, claim) is not None:
             message = "The worker was shut down; the job goes on when one is there again."
-            queries.requeue(session, job_id, runtime.clock.now(), message=message, count_attempt=False)
+            values = {"attempts_without_progress": Job.attempts_without_progress - 1}  # that is no failure
+            queries.requeue(session, job_id, runtime.clock.now(), message=message, values=values)
             return
-        queued_again = recover(session, claim, reason=_how_it_ended(exit_code), now=runtime.clock.now())
+        queued_again = recover(
+            session, claim, reason=_how_it_ended(exit_code), now=runtime.clock.now(),
+            worker_lost=exit_code == os.EX_TEMPFAIL,
+        )  # fmt: skip
     if queued_again:
         logger.warning("job %s: %s; queued again", job_id, _how_it_ended(exit_code))
 
@@ -91,6 +111,8 @@ def _supervise(runtime: Runtime, claim: Claim) -> int:
 def _how_it_ended(exit_code: int) -> str:
     if exit_code == -signal.SIGKILL:
         return "was killed (signal 9), most likely because the machine ran out of memory"
+    if exit_code == os.EX_TEMPFAIL:
+        return "lost the database"
     if exit_code < 0:
         return f"was ended by signal {-exit_code} ({signal.Signals(-exit_code).name})"
     return f"ended with exit code {exit_code} before it could say why"

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from app.db.queries import jobs as job_queries
 from app.db.queries import samples as queries
 from app.db.queries.samples import Recipe
 from app.domain.specs import RewardTerm, SampleSpec
@@ -25,10 +26,14 @@ def run(context: JobContext) -> Record:
     guide = guide_of(context, spec.guidance) if spec.guidance is not None else None
     drawn = draw_missing(context, checkpoint, recipe, seeds, guide=guide)
 
-    measured = _reward_beside_unguided(context, spec) if spec.guidance is not None and spec.guidance.reward else {}
+    measured: dict[str, Any] = {}
+    if spec.guidance is not None and spec.guidance.reward and context.job.parent_id is None:
+        measured = _reward_beside_unguided(context, spec)
 
     def record(session: Session) -> dict[str, Any]:
-        return {"checkpoint_id": str(checkpoint.id), "sample_ids_count": spec.n, "drawn": drawn, **measured}
+        by_parts = sum(part.result.get("drawn", 0) for part in job_queries.parts_of(session, context.job.id))
+        n_drawn = drawn + by_parts
+        return {"checkpoint_id": str(checkpoint.id), "sample_ids_count": spec.n, "drawn": n_drawn, **measured}
 
     return record
 

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from app.domain.enums import Precision
-from app.domain.errors import JobCancelledError
 from worker.ml import ddim
 from worker.ml.ddim import Schedule
+from worker.ml.lanes import side_by_side
 from worker.ml.memory import explain_out_of_memory
 from worker.ml.noise import START, noise_of_step
 from worker.ml.policy import Policy
@@ -80,32 +80,38 @@ def draw_samples(
 
     Args:
         steps: how many, or the timesteps themselves, noisiest first.
+        batch_size: the largest; see `worker.ml.lanes.plan`.
         fraction: the share of the whole job that this call covers, for progress.
-        on_batch: called with the seeds and images of every finished batch.
+        on_batch: called with the seeds and images of every finished batch, in order.
 
     Raises:
-        JobCancelledError: a stop was asked for; batches that were finished went to `on_batch`.
+        JobCancelledError: a stop was asked for; the batches of which progress was reported went to `on_batch`.
         JobError: the schedule is impossible, or memory ran out (names the batch size to try).
     """
     schedule = ddim.make_schedule(policy.scheduler_config, steps=steps, eta=eta)
-    start, end = fraction
-    drawn: list[Images] = []
-    for first in range(0, len(seeds), batch_size):
-        if monitor.should_stop():
-            raise JobCancelledError(f"Stopped after {first} of {len(seeds)} samples.")
-        batch = seeds[first : first + batch_size]
+
+    def draw(batch: Sequence[int], go_on: Callable[[], None]) -> Images:
         with torch.no_grad(), explain_out_of_memory(len(batch)):
             x = noise_of_step(batch, START, policy.image_shape, device=policy.device)
             for step in range(len(schedule)):
+                go_on()
                 x = _step(policy, schedule, batch, step, x, guidance=guidance).x_prev
-        images = decode(x)
-        drawn.append(images)
-        if on_batch is not None:
-            on_batch(batch, images)
-        done = (first + len(batch)) / len(seeds)
-        monitor.progress(start + (end - start) * done, stage=f"Drawing samples: {first + len(batch)} of {len(seeds)}")
-    if not drawn:
-        return np.empty((0, policy.image_size, policy.image_size, 3), dtype=np.uint8)
+        return decode(x)
+
+    start, end = fraction
+    size = policy.image_size
+    drawn: list[Images] = [np.empty((0, size, size, 3), dtype=np.uint8)]
+    done = 0
+    with side_by_side(
+        draw, seeds, batch_size=batch_size, image_size=size, device=policy.device, should_stop=monitor.should_stop
+    ) as batches:
+        for batch, images in batches:
+            drawn.append(images)
+            if on_batch is not None:
+                on_batch(batch, images)
+            done += len(batch)
+            share = start + (end - start) * done / len(seeds)
+            monitor.progress(share, stage=f"Drawing samples: {done} of {len(seeds)}")
     return np.concatenate(drawn)
 
 
@@ -121,6 +127,7 @@ def collect(
     keep_x_0_images: bool = False,
     grid: tuple[int, int] | None = None,
     between_batches: Callable[[int], None] = lambda evaluations: None,
+    between_steps: Callable[[], None] = lambda: None,
 ) -> Trajectories:
     """Roll the policy out for every seed and keep what an update needs.
 
@@ -129,6 +136,7 @@ def collect(
         keep_x_0_images: also decode x_0_pred at every step, for rewards on the way.
         grid: (rows, columns) of the tiles whose log-densities are kept as well, for spatial credit.
         between_batches: called after every batch with the network evaluations it took; may raise to stop.
+        between_steps: called before every step; may raise to stop.
     """
     steps = len(schedule)
     shape = (len(seeds), steps + 1, *policy.image_shape)
@@ -147,6 +155,7 @@ def collect(
         with torch.no_grad(), explain_out_of_memory(len(batch)):
             x = noise_of_step(batch, START, policy.image_shape, device=policy.device)
             for step in range(steps):
+                between_steps()
                 x_all[rows, step] = x
                 result = _step(policy, schedule, batch, step, x, precision=precision)
                 if step in stochastic:

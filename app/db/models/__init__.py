@@ -3,7 +3,7 @@
 from app.db.models.accounts import ApiToken, AuditEntry, IdempotencyKey, LoginToken, User, WebSession
 from app.db.models.checkpoints import Checkpoint, Measurement, Sample, SampleReward
 from app.db.models.invitations import CampaignExample, Guest, Invitation
-from app.db.models.jobs import DevTrajectories, Job, JobEvent, RewardAvailability
+from app.db.models.jobs import DevTrajectories, Job, JobEvent, RewardAvailability, Worker
 from app.db.models.labeling import Campaign, CampaignCheckpoint, CampaignRater, Comparison, Pair, Preference
 from app.db.models.learning import Embedding, LabelSnapshot, RewardModel, SampleSketch
 from app.db.models.library import LibraryState, SampleMark
@@ -47,4 +47,5 @@ __all__ = [
     "WebSession",
     "Webhook",
     "WebhookDelivery",
+    "Worker",
 ]

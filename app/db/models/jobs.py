@@ -8,8 +8,9 @@ from uuid import UUID
 from sqlalchemy import BigInteger, ForeignKey, Index, LargeBinary, String, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app import __version__
 from app.db.base import Base, IdMixin, enum_type
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, WorkQueue
 
 
 def _end_of_queue() -> int:
@@ -23,6 +24,7 @@ class Job(IdMixin, Base):
         Index(None, "created_at", "id"),
         Index(None, "status", "created_at"),
         Index(None, "status", "priority", "queue_position"),
+        Index(None, "parent_id"),
     )
 
     kind: Mapped[JobKind] = mapped_column(enum_type(JobKind))
@@ -42,7 +44,16 @@ class Job(IdMixin, Base):
     """Order among queued jobs of one priority: the smallest is claimed first."""
     attempts: Mapped[int] = mapped_column(default=0)
     """How often a worker has claimed this job; also the fence that keeps a lost worker from writing."""
+    queue: Mapped[WorkQueue] = mapped_column(enum_type(WorkQueue), default=WorkQueue.GPU, server_default="gpu")
+    """Which workers may take it; see `queue_of`."""
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"))
+    """The job that this one does a part of; that one is not claimed before all its parts have ended."""
+    version: Mapped[str] = mapped_column(String(40), default=__version__, server_default="")
+    """Which Tastemaker submitted it: an older worker may not understand it."""
     attempts_without_progress: Mapped[int] = mapped_column(default=0)
+    """How often its process died since it last got on."""
+    workers_lost: Mapped[int] = mapped_column(default=0, server_default="0")
+    """How often it lost its worker since it last got on."""
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     resume_sha256: Mapped[str | None] = mapped_column(String(64))
     """Blob of the last resumable state."""
@@ -78,6 +89,24 @@ class DevTrajectories(Base):
     job_id: Mapped[UUID] = mapped_column(ForeignKey("job.id", ondelete="CASCADE"), primary_key=True)
     epoch: Mapped[int] = mapped_column(primary_key=True)
     rewards: Mapped[bytes] = mapped_column(LargeBinary)
+
+
+class Worker(Base):
+    """A worker process that runs, or that may not take jobs."""
+
+    __tablename__ = "worker"
+
+    name: Mapped[str] = mapped_column(String(200), primary_key=True)
+    """Host and process id."""
+    version: Mapped[str] = mapped_column(String(40))
+    queues: Mapped[list[str]]
+    """The `WorkQueue`s that it serves."""
+    concurrency: Mapped[int]
+    """How many jobs it runs at once."""
+    started_at: Mapped[datetime]
+    seen_at: Mapped[datetime]
+    refusal: Mapped[str | None] = mapped_column(Text)
+    """Why it takes no jobs; empty where it does."""
 
 
 class RewardAvailability(Base):

@@ -52,7 +52,11 @@ def guided_jobs(session: Session, *, limit: int) -> Sequence[Job]:
     """Sampling jobs with guidance, newest first."""
     return session.scalars(
         select(Job)
-        .where(Job.kind == JobKind.SAMPLE, Job.spec[("guidance", "scale")].as_float().is_not(None))
+        .where(
+            Job.kind == JobKind.SAMPLE,
+            Job.parent_id.is_(None),
+            Job.spec[("guidance", "scale")].as_float().is_not(None),
+        )
         .order_by(Job.created_at.desc(), Job.id)
         .limit(limit)
     ).all()

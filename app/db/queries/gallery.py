@@ -61,9 +61,12 @@ def base_is_named(session: Session, name: str) -> bool:
     return session.scalar(statement) is not None
 
 
-def existing_checkpoints(session: Session, ids: Collection[UUID]) -> dict[UUID, Checkpoint]:
-    rows = session.scalars(select(Checkpoint).where(Checkpoint.id.in_(ids), Checkpoint.deleted_at.is_(None)))
-    return {row.id: row for row in rows}
+def existing_checkpoints(session: Session, ids: Collection[UUID], *, keep: bool = False) -> dict[UUID, Checkpoint]:
+    """Those that are there and not in the bin, by id; with `keep`, none can be deleted until this transaction ends."""
+    statement = select(Checkpoint).where(Checkpoint.id.in_(ids), Checkpoint.deleted_at.is_(None))
+    if keep:
+        statement = statement.order_by(Checkpoint.id).with_for_update(read=True, key_share=True)
+    return {row.id: row for row in session.scalars(statement)}
 
 
 def measurements(session: Session, checkpoint_ids: Collection[UUID]) -> Mapping[UUID, list[Measurement]]:

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Campaign, Checkpoint, Job, JobEvent, RewardAvailability, RewardModel
 from app.db.queries.jobs import QUEUE_ORDER
@@ -15,9 +15,16 @@ from app.domain.enums import EventKind, JobKind, JobStatus
 
 
 def jobs(
-    session: Session, *, kind: JobKind | None, status: JobStatus | None, after: Position | None, limit: int
+    session: Session,
+    *,
+    kind: JobKind | None,
+    status: JobStatus | None,
+    part_of: UUID | None,
+    after: Position | None,
+    limit: int,
 ) -> Slice[Job]:
-    statement = select(Job)
+    """Whole jobs, or the parts of one, newest first."""
+    statement = select(Job).where(Job.parent_id.is_(None) if part_of is None else Job.parent_id == part_of)
     if kind is not None:
         statement = statement.where(Job.kind == kind)
     if status is not None:
@@ -65,11 +72,27 @@ def newest_state(session: Session, job_ids: Collection[UUID]) -> dict[UUID, tupl
 
 
 def queue(session: Session, *, limit: int, for_update: bool = False) -> Sequence[Job]:
-    """Queued jobs, first in line first."""
-    statement = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*QUEUE_ORDER).limit(limit)
+    """Queued jobs, first in line first; parts stand where their wholes do and are left out."""
+    is_whole = Job.parent_id.is_(None)
+    statement = select(Job).where(Job.status == JobStatus.QUEUED, is_whole).order_by(*QUEUE_ORDER).limit(limit)
     if for_update:
         statement = statement.with_for_update().execution_options(populate_existing=True)
     return session.scalars(statement).all()
+
+
+def align_parts(session: Session, job_ids: Collection[UUID]) -> None:
+    """Put the waiting parts of these jobs where their wholes stand in line."""
+    whole = aliased(Job)
+    of_whole = whole.id == Job.parent_id
+    session.execute(
+        update(Job)
+        .where(Job.parent_id.in_(job_ids), Job.status == JobStatus.QUEUED)
+        .values(
+            queue_position=select(whole.queue_position).where(of_whole).scalar_subquery(),
+            priority=select(whole.priority).where(of_whole).scalar_subquery(),
+        )
+        .execution_options(synchronize_session=False)
+    )
 
 
 def status_of(session: Session, job_id: UUID) -> JobStatus | None:

@@ -5,15 +5,18 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Job, JobEvent
 from app.db.queries.webhooks import announce_job_end
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, WorkQueue
 
 QUEUE_ORDER = (Job.priority.desc(), Job.queue_position, Job.created_at, Job.id)
 """Who is first in line."""
+
+
+_UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING)
 
 
 class Claim(NamedTuple):
@@ -23,15 +26,24 @@ class Claim(NamedTuple):
     attempt: int
 
 
+class Waiting(NamedTuple):
+    """A queued job as a sender of messages sees it."""
+
+    job_id: UUID
+    kind: JobKind
+    sent_at: datetime | None
+
+
 def get_job(session: Session, job_id: UUID) -> Job | None:
     return session.get(Job, job_id, populate_existing=True)
 
 
 def claim(session: Session, job_id: UUID, *, worker: str, now: datetime) -> Claim | None:
-    """Take a queued job; None where it is not queued (any more), so that a second message is a no-op."""
+    """Take a queued job; None where it is not queued (any more), so that a second message is a no-op, or where parts
+    of it are not done."""
     attempt = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.QUEUED)
+        .where(Job.id == job_id, Job.status == JobStatus.QUEUED, _has_no_open_part())
         .values(
             status=JobStatus.RUNNING,
             attempts=Job.attempts + 1,
@@ -53,14 +65,17 @@ def claim(session: Session, job_id: UUID, *, worker: str, now: datetime) -> Clai
 
 
 def claim_first(
-    session: Session, kinds: Collection[JobKind], *, worker: str, now: datetime, tries: int = 20
+    session: Session, queues: Collection[WorkQueue], *, worker: str, now: datetime, tries: int = 20
 ) -> Claim | None:
-    """Take the queued job of these kinds that is first in line; None where none is queued.
+    """Take the job that is first in line in these queues; None where none waits.
 
     Another worker may take it in the same moment; then the next one in line is tried.
     """
     in_line = (
-        select(Job.id).where(Job.status == JobStatus.QUEUED, Job.kind.in_(kinds)).order_by(*QUEUE_ORDER).limit(tries)
+        select(Job.id)
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), _has_no_open_part())
+        .order_by(*QUEUE_ORDER)
+        .limit(tries)
     )
     for job_id in session.scalars(in_line).all():
         taken = claim(session, job_id, worker=worker, now=now)
@@ -129,7 +144,7 @@ def set_resume_state(session: Session, job_id: UUID, sha256: str) -> None:
     session.execute(
         update(Job)
         .where(Job.id == job_id)
-        .values(resume_sha256=sha256, attempts_without_progress=0)
+        .values(resume_sha256=sha256, attempts_without_progress=0, workers_lost=0)
         .execution_options(synchronize_session=False)
     )
 
@@ -170,53 +185,81 @@ def _chosen(session: Session, job_id: UUID) -> dict[str, Any]:
     return {name: result[name] for name in ("checkpoint_id", "chosen_epoch")}
 
 
-def requeue(session: Session, job_id: UUID, now: datetime, *, message: str, count_attempt: bool = True) -> None:
-    """Back to the queue after its worker was lost; `message` says why.
-
-    `count_attempt=False` takes the attempt back from the tally of fruitless ones: an orderly shutdown is no failure.
-    """
-    values: dict[str, Any] = {"status": JobStatus.QUEUED, "sent_at": None, "eta_seconds": None, "worker": None}
-    if not count_attempt:
-        values["attempts_without_progress"] = Job.attempts_without_progress - 1
+def requeue(session: Session, job_id: UUID, now: datetime, *, message: str, values: Mapping[str, Any] = {}) -> None:
+    """Back to the queue after its worker was lost; `message` says why, `values` are further columns to set."""
+    values = {"status": JobStatus.QUEUED, "sent_at": None, "eta_seconds": None, "worker": None, **values}
     session.execute(update(Job).where(Job.id == job_id).values(values).execution_options(synchronize_session=False))
     append_event(session, job_id, EventKind.STATUS, {"status": JobStatus.QUEUED.value, "message": message}, now)
 
 
-def stale_claims(session: Session, heartbeat_before: datetime) -> list[Claim]:
-    """Claims of running jobs that no worker has vouched for since `heartbeat_before`."""
+def heartbeats(session: Session) -> dict[Claim, datetime | None]:
+    """The last heartbeat under every claim of a running job."""
     rows = session.execute(
-        select(Job.id, Job.attempts)
-        .where(Job.status == JobStatus.RUNNING, Job.heartbeat_at < heartbeat_before)
-        .order_by(Job.created_at)
+        select(Job.id, Job.attempts, Job.heartbeat_at).where(Job.status == JobStatus.RUNNING).order_by(Job.created_at)
     )
-    return [Claim(*row) for row in rows]
+    return {Claim(job_id, attempt): moment for job_id, attempt, moment in rows}
 
 
-def unsent(session: Session, sent_before: datetime, *, limit: int) -> Sequence[Job]:
-    """Queued jobs, first in line first, that were never sent or last sent before `sent_before`."""
-    return session.scalars(
-        select(Job)
-        .where(Job.status == JobStatus.QUEUED, or_(Job.sent_at.is_(None), Job.sent_at < sent_before))
+def waiting(session: Session, queue: WorkQueue, *, limit: int) -> list[Waiting]:
+    """Jobs of a queue that a worker could take, first in line first."""
+    rows = session.execute(
+        select(Job.id, Job.kind, Job.sent_at)
+        .where(Job.status == JobStatus.QUEUED, Job.queue == queue, _has_no_open_part())
         .order_by(*QUEUE_ORDER)
         .limit(limit)
-    ).all()
+    )
+    return [Waiting(*row) for row in rows]
 
 
-def kind_of(session: Session, job_id: UUID) -> JobKind | None:
-    return session.scalar(select(Job.kind).where(Job.id == job_id))
-
-
-def mark_sent(session: Session, job_id: UUID, *, sent_before: datetime, now: datetime) -> bool:
-    """Reserve the sending of a queued job's message; of several senders one gets True."""
+def mark_sent(session: Session, job_id: UUID, *, last_sent: datetime | None, now: datetime) -> bool:
+    """Reserve the sending of a queued job's message, last sent at `last_sent`; of several senders one gets True."""
     marked = session.scalar(
         update(Job)
-        .where(
-            Job.id == job_id,
-            Job.status == JobStatus.QUEUED,
-            or_(Job.sent_at.is_(None), Job.sent_at < sent_before),
-        )
+        .where(Job.id == job_id, Job.status == JobStatus.QUEUED, Job.sent_at.is_not_distinct_from(last_sent))
         .values(sent_at=now)
         .returning(Job.id)
         .execution_options(synchronize_session=False)
     )
     return marked is not None
+
+
+def versions_in_line(session: Session) -> Sequence[str]:
+    """Which versions of Tastemaker have submitted what waits now."""
+    return session.scalars(select(Job.version).where(Job.status == JobStatus.QUEUED).distinct()).all()
+
+
+def parts_of(session: Session, job_id: UUID, *, for_update: bool = False) -> Sequence[Job]:
+    """The jobs that do a part of this one, in the order of their seeds."""
+    statement = select(Job).where(Job.parent_id == job_id).order_by(Job.id)
+    if for_update:
+        statement = statement.with_for_update().execution_options(populate_existing=True)
+    return sorted(session.scalars(statement), key=lambda part: part.spec["seed"])
+
+
+def whole_without_open_parts(session: Session, part_id: UUID) -> Job | None:
+    """The queued job that this one is a part of, if none of its parts is open any more."""
+    part = aliased(Job)
+    return session.scalar(
+        select(Job)
+        .join(part, part.parent_id == Job.id)
+        .where(part.id == part_id, Job.status == JobStatus.QUEUED, _has_no_open_part())
+    )
+
+
+def progress_of_parts(session: Session) -> dict[UUID, tuple[int, int, float]]:
+    """(ended, all, mean progress of all) for every queued job that waits for its parts."""
+    part = aliased(Job)
+    ended = func.count().filter(part.status.not_in(_UNFINISHED))
+    progress = func.sum(part.progress).filter(part.status.in_(_UNFINISHED))
+    rows = session.execute(
+        select(Job.id, ended, func.count(), progress)
+        .join(part, part.parent_id == Job.id)
+        .where(Job.status == JobStatus.QUEUED)
+        .group_by(Job.id)
+    )
+    return {id: (done, n, (done + (sum_open or 0.0)) / n) for id, done, n, sum_open in rows if done < n}
+
+
+def _has_no_open_part() -> ColumnElement[bool]:
+    part = aliased(Job)
+    return ~select(part.id).where(part.parent_id == Job.id, part.status.in_(_UNFINISHED)).exists()

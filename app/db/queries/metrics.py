@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Float, case, cast, extract, func, select
 from sqlalchemy.orm import Session
 
-from app.db.models import Job
-from app.domain.enums import JobKind, JobStatus
+from app.db.models import Job, JobEvent
+from app.domain.enums import EventKind, JobKind, JobStatus
 
 
 class Durations(NamedTuple):
@@ -55,6 +55,23 @@ def last_heartbeats(session: Session) -> dict[str, datetime]:
         .group_by(Job.worker)
     )
     return {worker: moment for worker, moment in rows if worker is not None and moment is not None}
+
+
+def last_usage(session: Session) -> list[tuple[str, dict[str, Any]]]:
+    """What each running job last reported of its use of its machine, with the worker that holds it."""
+    newest = (
+        select(JobEvent.job_id, func.max(JobEvent.seq).label("seq"))
+        .join(Job, Job.id == JobEvent.job_id)
+        .where(Job.status == JobStatus.RUNNING, JobEvent.kind == EventKind.WORKER)
+        .group_by(JobEvent.job_id)
+        .subquery()
+    )
+    rows = session.execute(
+        select(Job.worker, JobEvent.payload)
+        .join(newest, (newest.c.job_id == JobEvent.job_id) & (newest.c.seq == JobEvent.seq))
+        .join(Job, Job.id == JobEvent.job_id)
+    )
+    return [(worker or "", payload) for worker, payload in rows]
 
 
 def _seconds_taken(session: Session) -> ColumnElement[float]:

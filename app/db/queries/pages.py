@@ -67,13 +67,19 @@ def loop_state(session: Session) -> LoopState:
 
 def jobs_by_status(session: Session, statuses: Collection[JobStatus], *, limit: int) -> Sequence[Job]:
     return session.scalars(
-        select(Job).where(Job.status.in_(statuses)).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        select(Job)
+        .where(Job.status.in_(statuses), Job.parent_id.is_(None))
+        .order_by(Job.created_at.desc(), Job.id)
+        .limit(limit)
     ).all()
 
 
 def newest_jobs(session: Session, kind: JobKind, *, limit: int) -> Sequence[Job]:
     return session.scalars(
-        select(Job).where(Job.kind == kind).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        select(Job)
+        .where(Job.kind == kind, Job.parent_id.is_(None))
+        .order_by(Job.created_at.desc(), Job.id)
+        .limit(limit)
     ).all()
 
 

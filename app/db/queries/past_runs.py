@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, UnaryExpression, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Checkpoint, Job, JobEvent, RewardModel, Sample, SampleReward
 from app.domain.enums import EventKind, JobKind, JobStatus
@@ -33,10 +33,12 @@ def recent_jobs(session: Session, kind: JobKind, *, limit: int) -> Sequence[Job]
 
 
 def succeeded_in_one_go(session: Session, kind: JobKind, *, limit: int) -> Sequence[Job]:
-    """Jobs whose start and end say how long they took, newest first."""
+    """Jobs whose start and end say how long they took, newest first; one that only gathered its parts says nothing."""
+    part = aliased(Job)
     return session.scalars(
         select(Job)
         .where(Job.kind == kind, Job.status == JobStatus.SUCCEEDED, Job.attempts == 1, Job.started_at.is_not(None))
+        .where(~select(part.id).where(part.parent_id == Job.id).exists())
         .order_by(Job.created_at.desc())
         .limit(limit)
     ).all()

@@ -18,6 +18,8 @@ def announce_job_end(session: Session, job_id: UUID, now: datetime) -> None:
     if not _wants(session, WebhookEvent.JOB_ENDED):
         return
     job = session.get_one(Job, job_id, populate_existing=True)
+    if job.parent_id is not None:
+        return  # nobody asked for a part
     about = {
         "id": str(job.id),
         "kind": job.kind.value,

@@ -22,6 +22,7 @@ from app.web.api import (
     samples,
     trust,
     webhooks,
+    workers,
 )
 from app.web.api.problems import problems
 
@@ -32,6 +33,7 @@ _v1.include_router(library.router)
 _v1.include_router(lineage.router)
 _v1.include_router(evaluations.router)
 _v1.include_router(jobs.router)
+_v1.include_router(workers.router)
 _v1.include_router(rewards.router)
 _v1.include_router(analyses.router)
 _v1.include_router(people.router)

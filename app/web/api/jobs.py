@@ -77,8 +77,11 @@ def list_jobs(
     limit: Limit = 50,
     kind: JobKind | None = None,
     status: JobStatus | None = None,
+    part_of: UUID | None = None,
 ) -> Page[JobView]:
-    return Page.of(jobs.list_jobs(session, kind=kind, status=status, after=after, limit=limit))
+    """Whole jobs; with `part_of`, the jobs that each do a part of that one."""
+    found = jobs.list_jobs(session, kind=kind, status=status, part_of=part_of, after=after, limit=limit)
+    return Page.of(found)
 
 
 @router.post("", status_code=202, summary="Submit a job", responses=problems(409, 413))

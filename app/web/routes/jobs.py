@@ -11,7 +11,7 @@ from app.db.queries import pages as queries
 from app.domain.enums import EventKind, JobKind, JobStatus
 from app.domain.errors import InvalidSpecError
 from app.domain.jobs import SUPPORTED_JOB_KINDS
-from app.services import alarms, checkpoints, gallery, job_control, jobs, tournaments
+from app.services import alarms, checkpoints, gallery, job_control, jobs, tournaments, workers
 from app.services.checkpoints import CheckpointView
 from app.services.gallery import SampleView
 from app.services.job_views import JobView
@@ -46,9 +46,11 @@ def list_jobs(
     session: ReadSession,
     _operator: CurrentOperator,
     after: After,
+    now: Now,
     status: JobStatus | None = None,
     kind: JobKind | None = None,
 ) -> Response:
+    there = workers.list_workers(session, now)
     found = jobs.list_jobs(session, status=status, kind=kind, after=after, limit=40)
     return render(
         request,
@@ -61,17 +63,21 @@ def list_jobs(
             "statuses": list(JobStatus),
             "kinds": [kind for kind in JobKind if kind in SUPPORTED_JOB_KINDS],
             "titles": KIND_TITLES,
+            "workers": there,
+            "unserved": workers.unserved(session, there),
             "queue": job_control.queue(session) if status in (None, JobStatus.QUEUED) and not after else [],
         },
     )
 
 
 @router.get("/{job_id}")
-def show_job(request: Request, session: ReadSession, _operator: CurrentOperator, job_id: UUID) -> Response:
+def show_job(request: Request, session: ReadSession, _operator: CurrentOperator, job_id: UUID, now: Now) -> Response:
     job = jobs.get_job(session, job_id)
     log = queries.events_of_kind(session, job_id, EventKind.LOG, last=_LOG_LINES)
     used = queries.events_of_kind(session, job_id, EventKind.WORKER, last=1)
-    line = job_control.queue(session) if job.status is JobStatus.QUEUED else []
+    is_queued = job.status is JobStatus.QUEUED
+    line = job_control.queue(session) if is_queued else []
+    unserved = workers.unserved(session, workers.list_workers(session, now)) if is_queued else []
     return render(
         request,
         "jobs/show.html",
@@ -84,6 +90,8 @@ def show_job(request: Request, session: ReadSession, _operator: CurrentOperator,
             "worker": used[0].payload if used else None,
             "place": next((place for place, other in enumerate(line, 1) if other.id == job_id), None),
             "n_queued": len(line),
+            "unserved": [lack for lack in unserved if lack.queue is job.queue],
+            "parts": jobs.list_parts(session, job_id),
             "log": [event.payload.get("message", "") for event in log],
             "inputs": _named_inputs(session, job),
             "settings": _flat(job.spec),

@@ -72,20 +72,26 @@ function choose(choice, event) {
   visit.add(milliseconds);
   mine += 1;
   undoButton.disabled = false;
-  announce(`${WORDS[choice]}. Pair ${mine + 1}.`);
-  advance(event.timeStamp);
+  const done = `${WORDS[choice]}. `;
+  announce(`${done}Pair ${mine + 1}.`);
+  advance(event.timeStamp, done);
 }
 
-/** Show the next pair; `votedAt` is the moment of the vote that it follows, for the measure. */
-async function advance(votedAt) {
+/** Show the next pair; `votedAt` is the moment of the vote that it follows, for the measure, `done` what is said of it. */
+async function advance(votedAt, done = "") {
   moving = true;
   current = null;
-  const slow = setTimeout(() => announce(whyWaiting(), true), SLOW_MS);
+  let waited = false;
+  const slow = setTimeout(() => {
+    waited = true;
+    announce(whyWaiting(), true);
+  }, SLOW_MS);
   const pair = await source.next();
   clearTimeout(slow);
   moving = false;
   if (pair) show(pair, votedAt);
   else showFinish();
+  if (pair && waited) announce(`${done}Pair ${mine + 1}.`); // who cannot see it would go on waiting
   fetchAhead();
 }
 

@@ -10,7 +10,7 @@ from fastapi.testclient import TestClient
 from app.db.models import Job, Retraction
 from app.db.queries import alarms as alarm_queries
 from app.db.queries import jobs as job_queries
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, WorkQueue
 
 Headers = dict[str, str]
 URL = "/api/v1/jobs"
@@ -27,7 +27,7 @@ def claimed_in_turn(world: Any) -> list[UUID]:
     """The order in which workers take what is queued."""
     order = []
     with world.database.writer() as session:
-        while claim := job_queries.claim_first(session, frozenset(JobKind), worker="w", now=world.now):
+        while claim := job_queries.claim_first(session, frozenset(WorkQueue), worker="w", now=world.now):
             order.append(claim.job_id)
     return order
 

@@ -14,7 +14,7 @@ from app.adapters.queue import JobQueue
 from app.config import Settings
 from app.db.models import Job, JobEvent, LabelSnapshot, RewardAvailability
 from app.db.queries import jobs as job_queries
-from app.domain.enums import Choice, EventKind, JobKind, JobStatus
+from app.domain.enums import Choice, EventKind, JobKind, JobStatus, WorkQueue
 
 UNKNOWN = UUID(int=7)  # an id that nothing has
 
@@ -51,7 +51,7 @@ def test_a_submitted_job_is_accepted_with_every_default_filled_in(
     body = answer.json()
     assert answer.headers["location"] == f"{URL}/{body['id']}"
     assert body["spec"] == {
-        "checkpoint_id": base, "n": 3, "seed": 0, "steps": 40, "eta": 1.0, "guidance": None,
+        "checkpoint_id": base, "n": 3, "seed": 0, "steps": 40, "eta": 1.0, "guidance": None, "shards": 1,
     }  # fmt: skip
     assert (body["status"], body["progress"], body["attempts"], body["error"]) == ("queued", 0.0, 0, None)
     assert body["name"] == "Draw 3 from critters"
@@ -71,8 +71,8 @@ def test_a_broker_that_is_away_loses_nothing(client: TestClient, world: Any, ope
     with world.database.reader() as session:
         sent_at = row_of(world, job["id"]).sent_at
         assert sent_at is not None
-        later = sent_at.replace(year=sent_at.year + 1)
-        assert [row.id for row in job_queries.unsent(session, later, limit=10)] == [UUID(job["id"])]
+        found = job_queries.waiting(session, WorkQueue.QUICK, limit=10)
+    assert found == [(UUID(job["id"]), JobKind.SAMPLE, sent_at)]  # what the reaper sends again
 
 
 def test_a_repeated_submission_with_a_key_makes_one_job(
@@ -372,8 +372,8 @@ class TestSending:
     def waiting(self, client: TestClient) -> Callable[[], int]:
         """Messages since the test began; the memory outlives tests."""
         queue: JobQueue = client.app.state.tastemaker.queue  # type: ignore[attr-defined]
-        before = queue.waiting()
-        return lambda: queue.waiting() - before
+        before = sum(queue.waiting().values())
+        return lambda: sum(queue.waiting().values()) - before
 
     def test_a_message_goes_out_for_every_job_that_is_queued(
         self, client: TestClient, world: Any, operator: Headers, waiting: Callable[[], int]

@@ -20,8 +20,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.config import Settings
 from app.db.models import Job
+from app.db.queries import jobs as job_queries
 from app.db.session import Database
-from app.domain.enums import JobKind, JobStatus, Role
+from app.domain.enums import EventKind, JobKind, JobStatus, Role
 from app.logs import JsonFormatter, working_for_job
 from app.main import create_app
 
@@ -146,17 +147,15 @@ def test_jobs_are_counted_and_timed_by_the_database(
                 )
             )
         session.add(Job(kind=JobKind.FINETUNE, name="x", spec={}, created_at=now - timedelta(seconds=90)))
-        session.add(
-            Job(
-                kind=JobKind.EVALUATE,
-                name="x",
-                spec={},
-                status=JobStatus.RUNNING,
-                created_at=now,
-                worker="gpu1:7",
-                heartbeat_at=now - timedelta(seconds=3),
-            )
-        )
+        running = Job(
+            kind=JobKind.EVALUATE, name="x", spec={}, status=JobStatus.RUNNING, created_at=now, worker="gpu1:7",
+            heartbeat_at=now - timedelta(seconds=3),
+        )  # fmt: skip
+        session.add(running)
+        session.flush()
+        for percent in (20.0, 97.0):
+            usage = {"cpu_percent": 180.0, "memory_bytes": 2_000_000_000, "gpu_percent": percent}
+            job_queries.append_event(session, running.id, EventKind.WORKER, usage, now)
     text = client.get("/metrics", headers=sign_in(Role.OPERATOR)).text
     assert _one(text, "tastemaker_jobs", kind="sample", status="succeeded") == 3
     assert _one(text, "tastemaker_jobs", kind="finetune", status="queued") == 1
@@ -164,6 +163,11 @@ def test_jobs_are_counted_and_timed_by_the_database(
     assert _one(text, "tastemaker_oldest_queued_job_seconds") == 90
     assert _one(text, "tastemaker_heartbeat_age_seconds", worker="gpu1:7") == 3
     assert _one(text, "tastemaker_broker_up") == 0  # the tests' broker is away
+    assert _one(text, "tastemaker_worker_gpu_percent", worker="gpu1:7") == 97
+    assert _one(text, "tastemaker_worker_memory_bytes", worker="gpu1:7") == 2_000_000_000
+    assert _values(text, "tastemaker_worker_gpu_memory_bytes") == {}
+    assert _one(text, "tastemaker_workers", queue="gpu") == 0
+    assert _one(text, "tastemaker_queued_jobs", queue="cpu") == 0
     buckets = _values(text, "tastemaker_job_seconds_bucket")
     counts = {dict(labels)["le"]: n for labels, n in buckets.items() if ("kind", "sample") in labels}
     assert [counts[bound] for bound in ("1.0", "30.0", "60.0", "3600.0", "7200.0", "+Inf")] == [1, 1, 2, 2, 3, 3]

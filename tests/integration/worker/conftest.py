@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +26,7 @@ from app.config import Settings
 from app.db.models import Checkpoint, Job
 from app.db.queries import jobs as queries
 from app.db.session import Database
-from app.domain.enums import CheckpointKind, JobKind, JobStatus
+from app.domain.enums import CheckpointKind, JobKind, JobStatus, WorkQueue
 from worker.jobs.runtime import Runtime
 from worker.ml.policy import Policy, save_policy
 
@@ -76,11 +76,18 @@ class Stack:
         self.queue = JobQueue(self.settings.celery_broker_url)
 
     def start_worker(self) -> None:
-        command = [sys.executable, "-m", "worker", "--pool", "threads"]
-        command += ["--concurrency", "1", "--queues", "jobs", "--loglevel", "INFO", "--without-gossip"]
-        with self.log.open("ab") as log:
-            self.worker = subprocess.Popen(
-                [*command, "--without-mingle"], cwd=REPOSITORY, env=self.environment, stdout=log, stderr=log
+        self.worker = self.spawn_worker(self.settings.worker_queues)
+
+    def spawn_worker(self, queues: Collection[WorkQueue], log: Path | None = None) -> subprocess.Popen[bytes]:
+        """A worker for these queues, as the operating system has it (it takes seconds to come up)."""
+        environment = self.environment | {"TASTEMAKER_WORKER_QUEUES": ",".join(queues)}
+        with (log or self.log).open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "app.cli", "worker"],
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=output,
+                stderr=output,
             )
 
     def kill_worker(self) -> None:
@@ -104,7 +111,7 @@ class Stack:
             session.flush()
             job.sent_at = now if send else None
         if send:
-            self.queue.send(kind, job.id)
+            self.queue.send(job.queue, kind, job.id)
         return job.id
 
     def job(self, job_id: UUID) -> Job:
@@ -162,7 +169,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> It
         "TASTEMAKER_BROKER_URL": f"redis+socket://{sockets / 'valkey.sock'}",
         "TASTEMAKER_DEVICE": "cpu",
         "TASTEMAKER_SAMPLE_BATCH_SIZE": "4",
-        "TASTEMAKER_WORKER_CONCURRENCY": "64",  # one thread a job: tiny tensors gain nothing from more
+        "OMP_NUM_THREADS": "1",  # tiny tensors gain nothing from more
     }
     with pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():

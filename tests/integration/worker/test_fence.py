@@ -1,6 +1,9 @@
 """Who holds a job may write, nobody else: claims, fences, recovery and the reaper, on both databases."""
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -19,12 +22,17 @@ from app.db.queries import samples as sample_queries
 from app.db.queries.jobs import Claim
 from app.db.queries.samples import DrawnImage, Recipe
 from app.db.session import Database
-from app.domain.enums import CheckpointKind, EventKind, JobKind, JobStatus
-from app.domain.jobs import MAX_ATTEMPTS_WITHOUT_PROGRESS, STALE_AFTER_SECONDS
+from app.domain.enums import CheckpointKind, EventKind, JobKind, JobStatus, WorkQueue
+from app.domain.jobs import (
+    MAX_ATTEMPTS_WITHOUT_PROGRESS,
+    MAX_WORKERS_LOST,
+    RESEND_AFTER_SECONDS,
+    STALE_AFTER_SECONDS,
+)
 from tests.conftest import FakeClock
 from worker.jobs.fence import Fence, LostClaimError
 from worker.jobs.monitor import JobMonitor
-from worker.jobs.reaper import requeue_stale
+from worker.jobs.reaper import Reaper
 from worker.jobs.recovery import recover
 from worker.jobs.runtime import Runtime
 
@@ -35,7 +43,8 @@ NewJob = Callable[..., UUID]
 def new_job(database: Database, clock: FakeClock) -> NewJob:
     def _new_job(**columns: object) -> UUID:
         with database.writer() as session:
-            job = Job(kind=JobKind.SAMPLE, name="test", spec={}, created_at=clock.now(), **columns)
+            columns = {"kind": JobKind.SAMPLE, "spec": {}} | columns
+            job = Job(name="test", created_at=clock.now(), **columns)
             session.add(job)
         return job.id
 
@@ -147,6 +156,56 @@ def test_a_job_that_gets_nowhere_fails_and_one_that_gets_on_does_not(
     assert row(database, moving).status is JobStatus.QUEUED
 
 
+def drain(queue: JobQueue) -> None:
+    with queue._app().connection_for_write() as connection:
+        connection.default_channel.queue_purge(WorkQueue.GPU.channel)
+
+
+class Stopwatch:
+    """A monotonic clock that a test turns."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def test_a_job_outlives_more_lost_workers_than_deaths_of_its_own(
+    database: Database, clock: FakeClock, new_job: NewJob, take: Callable[[UUID], Claim | None]
+) -> None:
+    job_id = new_job()
+    for _ in range(MAX_WORKERS_LOST):
+        claim = take(job_id)
+        assert claim is not None
+        with database.writer() as session:
+            recover(session, claim, reason="lost its worker", now=clock.now(), worker_lost=True)
+    failed = row(database, job_id)
+    assert (failed.status, failed.attempts) == (JobStatus.FAILED, MAX_WORKERS_LOST)
+    assert failed.error is not None
+    assert f"{MAX_WORKERS_LOST} times in a row" in failed.error
+
+    unlucky = new_job()
+    for worker_lost in (True, False, True, True, False):
+        claim = take(unlucky)
+        assert claim is not None
+        with database.writer() as session:
+            assert recover(session, claim, reason="was lost", now=clock.now(), worker_lost=worker_lost)
+    assert row(database, unlucky).status is JobStatus.QUEUED
+
+
+def test_a_job_that_memory_runs_out_for_fails_naming_the_batch_size_to_try(
+    database: Database, clock: FakeClock, new_job: NewJob, take: Callable[[UUID], Claim | None]
+) -> None:
+    job_id = new_job(kind=JobKind.FINETUNE, spec={"batch_size": 40})
+    for _ in range(MAX_ATTEMPTS_WITHOUT_PROGRESS):
+        claim = take(job_id)
+        assert claim is not None
+        with database.writer() as session:
+            recover(session, claim, reason="was killed (signal 9)", now=clock.now())
+    assert "try batch_size 20 instead of 40" in (row(database, job_id).error or "")
+
+
 def test_the_reaper_takes_jobs_from_workers_that_fell_silent_and_from_no_others(
     runtime: Runtime, database: Database, clock: FakeClock, new_job: NewJob, take: Callable[[UUID], Claim | None]
 ) -> None:
@@ -154,26 +213,110 @@ def test_the_reaper_takes_jobs_from_workers_that_fell_silent_and_from_no_others(
     claims = [take(job_id) for job_id in (silent, alive, unwanted)]
     with database.writer() as session:
         session.execute(update(Job).where(Job.id == unwanted).values(cancel_requested=True))
-    clock.advance(seconds=STALE_AFTER_SECONDS + 1)
+    stopwatch = Stopwatch()
+    reaper = Reaper(runtime, stopwatch)
+    reaper.requeue_stale()
+    clock.advance(seconds=1)
     with database.writer() as session:
         assert claims[1] is not None
         assert queries.heartbeat(session, claims[1], clock.now()) is False
-    requeue_stale(runtime)
+    stopwatch.seconds += STALE_AFTER_SECONDS
+    reaper.requeue_stale()
     assert row(database, silent).status is JobStatus.QUEUED
     assert row(database, alive).status is JobStatus.RUNNING
     assert row(database, unwanted).status is JobStatus.CANCELLED
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_clock_that_jumps_takes_no_job_away_and_leaves_none_behind(
+    runtime: Runtime, database: Database, clock: FakeClock, new_job: NewJob,
+    take: Callable[[UUID], Claim | None], hours: int,
+) -> None:  # fmt: skip
+    alive, silent = new_job(), new_job()
+    claims = [take(job_id) for job_id in (alive, silent)]
+    assert claims[0] is not None
+    stopwatch = Stopwatch()
+    reaper = Reaper(runtime, stopwatch)
+    reaper.requeue_stale()
+    clock.advance(hours=hours)
+    for _ in range(10):  # the reaper's host and the live worker's are off from now on
+        stopwatch.seconds += STALE_AFTER_SECONDS / 9
+        clock.advance(seconds=STALE_AFTER_SECONDS / 9)
+        with database.writer() as session:
+            assert queries.heartbeat(session, claims[0], clock.now()) is False
+        reaper.requeue_stale()
+    assert row(database, alive).status is JobStatus.RUNNING
+    assert row(database, silent).status is JobStatus.QUEUED
+
+
 def test_one_of_several_senders_gets_to_send(database: Database, clock: FakeClock, new_job: NewJob) -> None:
     job_id = new_job()
-    sent_before = clock.now() - timedelta(seconds=10)
     with database.reader() as session:
-        assert [job.id for job in queries.unsent(session, sent_before, limit=10)] == [job_id]
+        found = queries.waiting(session, WorkQueue.GPU, limit=10)
+        assert found == [(job_id, JobKind.SAMPLE, None)]
+        assert queries.waiting(session, WorkQueue.CPU, limit=10) == []
     for is_first in (True, False):
         with database.writer() as session:
-            assert queries.mark_sent(session, job_id, sent_before=sent_before, now=clock.now()) is is_first
-    with database.reader() as session:
-        assert queries.unsent(session, sent_before, limit=10) == []
+            assert queries.mark_sent(session, job_id, last_sent=None, now=clock.now()) is is_first
+    sent_at = clock.now()
+    clock.advance(hours=-1)  # a clock that was put back keeps nothing from being sent again
+    with database.writer() as session:
+        assert queries.mark_sent(session, job_id, last_sent=sent_at, now=clock.now())
+
+
+def test_a_message_that_may_be_lost_is_sent_again_once_its_queue_is_empty(
+    runtime: Runtime, database: Database, clock: FakeClock, new_job: NewJob
+) -> None:
+    queue = JobQueue("memory://")
+    runtime, stopwatch = replace(runtime, queue=queue), Stopwatch()
+    reaper = Reaper(runtime, stopwatch)
+    before = queue.waiting()[WorkQueue.GPU]
+    assert before == 0
+    long_ago, never = new_job(sent_at=clock.now() - timedelta(hours=1)), new_job()
+    reaper.send_forgotten()
+    assert (row(database, never).sent_at, queue.waiting()[WorkQueue.GPU]) == (clock.now(), 1)
+    stopwatch.seconds += RESEND_AFTER_SECONDS
+    reaper.send_forgotten()
+    assert queue.waiting()[WorkQueue.GPU] == 1, "a message waits: no other is needed"
+    drain(queue)
+    clock.advance(seconds=1)
+    reaper.send_forgotten()
+    assert queue.waiting()[WorkQueue.GPU] == 1, "the other was sent less than ten seconds ago"
+    assert row(database, long_ago).sent_at == clock.now()
+    drain(queue)
+
+
+def test_a_worker_takes_jobs_of_its_queues_alone_and_the_first_in_line(
+    database: Database, clock: FakeClock, new_job: NewJob
+) -> None:
+    gpu, cpu, quick = (new_job(queue=queue, queue_position=n) for n, queue in enumerate(WorkQueue))
+    for queues, expected in (
+        ([WorkQueue.CPU], cpu), ([WorkQueue.CPU], None), ([WorkQueue.CPU, WorkQueue.QUICK], quick), (WorkQueue, gpu),
+    ):  # fmt: skip
+        with database.writer() as session:
+            claim = queries.claim_first(session, list(queues), worker="test", now=clock.now())
+        assert (claim.job_id if claim else None) == expected
+
+
+def test_workers_that_race_for_jobs_get_each_once(database: Database, clock: FakeClock, new_job: NewJob) -> None:
+    jobs = {new_job() for _ in range(40)}
+    start = threading.Barrier(6)
+
+    def work(number: int) -> list[UUID]:
+        start.wait()
+        mine = []
+        while True:
+            with database.writer() as session:
+                claim = queries.claim_first(session, list(WorkQueue), worker=str(number), now=clock.now())
+            if claim is None:
+                return mine
+            mine.append(claim.job_id)
+
+    with ThreadPoolExecutor(6) as pool:
+        taken = [job_id for mine in pool.map(work, range(6)) for job_id in mine]
+    assert len(taken) == len(jobs)
+    assert set(taken) == jobs
+    assert {row(database, job_id).attempts for job_id in jobs} == {1}
 
 
 def test_progress_is_written_twice_a_second_at_most_and_never_lost(

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from app.adapters.checkpoint_store import manifest_files, materialise
 from app.db.models import Checkpoint, JobEvent, Sample
-from app.domain.enums import EventKind, JobKind, JobStatus
+from app.domain.enums import EventKind, JobKind, JobStatus, WorkQueue
 from tests.integration.worker.conftest import Stack
 from worker.ml.policy import load_policy
 from worker.ml.progress import SilentMonitor
@@ -60,7 +60,7 @@ def test_a_job_draws_what_its_seeds_say_and_only_what_is_missing(stack: Stack, t
 def test_a_message_that_comes_twice_runs_the_job_once(stack: Stack, tiny_checkpoint: Checkpoint) -> None:
     job_id = stack.add_job(JobKind.SAMPLE, spec_of(tiny_checkpoint))
     for _ in range(3):
-        stack.queue.send(JobKind.SAMPLE, job_id)
+        stack.queue.send(WorkQueue.GPU, JobKind.SAMPLE, job_id)
     later = stack.add_job(JobKind.SAMPLE, spec_of(tiny_checkpoint, n=1))
     stack.finish(later)  # its message stood behind the doubles: they have all been taken by now
     job = stack.job(job_id)

@@ -119,9 +119,11 @@ class StopAfter(SilentMonitor):
     def __init__(self, batches: int) -> None:
         self.left = batches
 
-    def should_stop(self) -> bool:
+    def progress(self, fraction: float, *, stage: str) -> None:
         self.left -= 1
-        return self.left < 0
+
+    def should_stop(self) -> bool:
+        return self.left == 0
 
 
 def test_a_cancel_between_batches_keeps_what_was_finished(policy: Policy) -> None:

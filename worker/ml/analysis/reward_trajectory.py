@@ -3,15 +3,15 @@
 x_0_pred is the model's guess of the final image at x_t (DDIM, arXiv:2010.02502, eq. 12; the thesis's eq. 4.5).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from app.domain.errors import JobCancelledError
 from worker.ml import ddim
+from worker.ml.lanes import side_by_side
 from worker.ml.policy import Policy
 from worker.ml.progress import Monitor
 from worker.ml.rewards import Reward
@@ -19,6 +19,8 @@ from worker.ml.rollout import Trajectories, collect, decode
 
 Rank = Literal["best", "worst"]
 RANKS: tuple[Rank, ...] = ("best", "worst")
+
+_States = tuple[UInt8[np.ndarray, "n k h w 3"], UInt8[np.ndarray, "n k h w 3"]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def trace_rewards(
 ) -> Traces:
     """Draw a trajectory a seed and score its states, decoded as samples are.
 
-    Memory holds one batch of trajectories at a time, so `n` is bounded by patience alone.
+    Memory holds a few batches of trajectories at a time, so `n` is bounded by patience alone.
 
     Args:
         states: ascending, the last one `steps`.
@@ -82,21 +84,32 @@ def trace_rewards(
     schedule = ddim.make_schedule(policy.scheduler_config, steps=steps, eta=eta)
     columns: dict[str, tuple[list[np.ndarray], list[np.ndarray]]] = {name: ([], []) for name in rewards}
     strips: dict[str, dict[Rank, Strip]] = {name: {} for name in rewards}
-    start, end = fraction
-    for first in range(0, len(seeds), batch_size):
-        if monitor.should_stop():
-            raise JobCancelledError(f"Stopped after {first} of {len(seeds)} trajectories.")
-        batch = list(seeds[first : first + batch_size])
-        noisy, denoised = _images(collect(policy, batch, schedule, batch_size=len(batch), keep_x_0_images=True), states)
-        for name, reward in rewards.items():
-            along = _score(reward, noisy), _score(reward, denoised)
-            for column, values in zip(columns[name], along, strict=True):
-                column.append(values)
-            _keep_extremes(strips[name], batch, along[0][:, -1], noisy, denoised)
-        done = first + len(batch)
-        monitor.progress(
-            start + (end - start) * done / len(seeds), stage=f"Following trajectories: {done} of {len(seeds)}"
+
+    def follow(batch: Sequence[int], go_on: Callable[[], None]) -> _States:
+        trajectories = collect(
+            policy, batch, schedule, batch_size=len(batch), keep_x_0_images=True, between_steps=go_on
         )
+        return _images(trajectories, states)
+
+    start, end = fraction
+    done = 0
+    with side_by_side(
+        follow,
+        seeds,
+        batch_size=batch_size,
+        image_size=policy.image_size,
+        device=policy.device,
+        should_stop=monitor.should_stop,
+    ) as batches:
+        for batch, (noisy, denoised) in batches:
+            for name, reward in rewards.items():
+                along = _score(reward, noisy), _score(reward, denoised)
+                for column, values in zip(columns[name], along, strict=True):
+                    column.append(values)
+                _keep_extremes(strips[name], batch, along[0][:, -1], noisy, denoised)
+            done += len(batch)
+            share = start + (end - start) * done / len(seeds)
+            monitor.progress(share, stage=f"Following trajectories: {done} of {len(seeds)}")
     timesteps = schedule.timesteps.tolist()
     return Traces(
         states=list(states),
@@ -109,9 +122,7 @@ def trace_rewards(
     )
 
 
-def _images(
-    trajectories: Trajectories, states: Sequence[int]
-) -> tuple[UInt8[np.ndarray, "n k h w 3"], UInt8[np.ndarray, "n k h w 3"]]:
+def _images(trajectories: Trajectories, states: Sequence[int]) -> _States:
     """(x_t, x_0_pred) at the states, decoded; the final sample is its own x_0_pred."""
     assert trajectories.x_0_images is not None
     steps = trajectories.x_0_images.shape[1]
