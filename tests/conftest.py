@@ -83,9 +83,8 @@ def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectSto
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CREDENTIALS.items():
             patch.setenv(name, value)
-        store = ObjectStore(tmp_path_factory.mktemp("objects"))
-        yield store
-        store.stop()
+        with ObjectStore(tmp_path_factory.mktemp("objects")) as store:
+            yield store
 
 
 @pytest.fixture

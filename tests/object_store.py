@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Self
 from uuid import uuid4
 
 import httpx
@@ -22,7 +23,10 @@ CREDENTIALS = {
 
 
 class ObjectStore:
-    """`url` is its endpoint. It takes requests that are not signed, which lets a test look at it past our own code."""
+    """A running server, until the `with` block ends; `url` is its endpoint.
+
+    It takes requests that are not signed, which lets a test look at it past our own code.
+    """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
         with socket.socket() as probe:
@@ -38,7 +42,14 @@ class ObjectStore:
                 stdout=log,
                 stderr=log,
             )
+
+    def __enter__(self) -> Self:
         self._wait()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def new_bucket(self) -> str:
         bucket = f"test-{uuid4().hex}"
@@ -52,10 +63,6 @@ class ObjectStore:
     def uploads(self, bucket: str) -> int:
         """Uploads in several parts that were begun and neither completed nor given up."""
         return httpx.get(f"{self.url}/{bucket}?uploads").raise_for_status().text.count("<UploadId>")
-
-    def stop(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     def _wait(self, *, seconds: float = 60.0) -> None:
         deadline = time.monotonic() + seconds

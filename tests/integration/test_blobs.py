@@ -192,18 +192,23 @@ def test_a_bucket_that_is_not_there_is_a_sentence_and_no_missing_blob(
 @pytest.fixture(scope="module")
 def guarded_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ObjectStore, dict[str, str]]]:
     """A server that checks signatures and rights, and the credentials of the one user that it knows."""
-    store = ObjectStore(tmp_path_factory.mktemp("guarded"), {"INITIAL_NO_AUTH_ACTION_COUNT": "5"})
+    with ObjectStore(tmp_path_factory.mktemp("guarded"), {"INITIAL_NO_AUTH_ACTION_COUNT": "5"}) as store:
+        key = _make_user(store.url)  # three calls; `store` has made the first, and makes the fifth
+        store.put("guarded", b"")
+        yield store, {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+
+
+def _make_user(url: str) -> dict[str, str]:
+    """A user who may do everything with buckets, and the key of that user."""
     iam = Session().create_client(
-        "iam", region_name="us-east-1", endpoint_url=store.url, aws_access_key_id="x", aws_secret_access_key="x"
+        "iam", region_name="us-east-1", endpoint_url=url, aws_access_key_id="x", aws_secret_access_key="x"
     )
-    iam.create_user(UserName="tastemaker")
-    key = iam.create_access_key(UserName="tastemaker")["AccessKey"]
-    allowed = {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    name, allowed = "tastemaker", {"Effect": "Allow", "Action": "s3:*", "Resource": "*"}
+    iam.create_user(UserName=name)
     document = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
-    iam.put_user_policy(UserName="tastemaker", PolicyName="blobs", PolicyDocument=document)
-    store.put("guarded", b"")
-    yield store, {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
-    store.stop()
+    iam.put_user_policy(UserName=name, PolicyName="blobs", PolicyDocument=document)
+    key: dict[str, str] = iam.create_access_key(UserName=name)["AccessKey"]
+    return key
 
 
 @pytest.mark.parametrize(

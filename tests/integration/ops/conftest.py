@@ -8,13 +8,14 @@ from ops_world import World, build_world
 
 from app.adapters.blobs import BlobStore
 from app.adapters.clock import Clock
-from app.config import Settings
 from app.db.session import Database
 
 
 @pytest.fixture
-def blobs(settings: Settings) -> BlobStore:
-    return BlobStore(settings.blob_root)
+def blobs(request: pytest.FixtureRequest) -> BlobStore:
+    """In a folder, where a test does not ask for a bucket."""
+    store: BlobStore = request.getfixturevalue(f"{getattr(request, 'param', 'folder')}_blobs")
+    return store
 
 
 @pytest.fixture

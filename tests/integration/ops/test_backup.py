@@ -27,6 +27,7 @@ from app.domain.errors import ConflictError, CorruptDataError, UnavailableError
 from app.services.backup import back_up
 from app.services.doctor import examine
 from app.services.restore import restore
+from tests.object_store import ObjectStore
 
 
 def _rows(database: Database) -> dict[str, list[dict[str, Any]]]:
@@ -38,16 +39,17 @@ def _rows(database: Database) -> dict[str, list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize(
-    ("database_url", "kind"),
+    ("database_url", "blobs", "kind", "store"),
     [
-        ("sqlite", "sqlite"),
-        pytest.param("sqlite", "postgres", marks=pytest.mark.postgres),
-        pytest.param("postgres", "sqlite", marks=pytest.mark.postgres),
+        ("sqlite", "folder", "sqlite", "folder"),
+        pytest.param("sqlite", "folder", "postgres", "bucket", marks=pytest.mark.postgres),
+        pytest.param("postgres", "bucket", "sqlite", "folder", marks=pytest.mark.postgres),
     ],
-    indirect=["database_url"],
+    indirect=["database_url", "blobs"],
 )
-def test_a_backup_restores_the_same_rows_and_blobs_on_either_database(
+def test_a_backup_restores_the_same_rows_and_blobs_on_either_database_and_store(
     kind: str,
+    store: str,
     database: Database,
     blobs: BlobStore,
     world: World,
@@ -65,7 +67,11 @@ def test_a_backup_restores_the_same_rows_and_blobs_on_either_database(
         target_url = request.getfixturevalue("postgres_database_url")
     else:
         target_url = f"sqlite:///{tmp_path / 'other.sqlite3'}"  # never migrated: restore makes the tables
-    target, target_blobs = Database(target_url), BlobStore(str(tmp_path / "other-blobs"))
+    target = Database(target_url)
+    if store == "bucket":
+        target_blobs = request.getfixturevalue("bucket_blobs")
+    else:
+        target_blobs = BlobStore(str(tmp_path / "other-blobs"))
     restored = restore(target, target_blobs, backup_file)
 
     assert restored.n_blobs == world.n_blobs
@@ -131,13 +137,14 @@ def test_a_resumable_state_that_is_replaced_meanwhile_is_read_again(
     assert f"blobs/{world.resume_sha256}" not in names
 
 
+@pytest.mark.parametrize("blobs", ["folder", "bucket"], indirect=True)
 def test_a_missing_or_torn_blob_is_named_and_the_rest_is_saved(
     database: Database, blobs: BlobStore, world: World, clock: Clock, backup_file: Path, tmp_path: Path
 ) -> None:
     with database.reader() as session:
         lost = session.get_one(Checkpoint, world.finetuned_id).manifest_sha256
     weights = blobs.get_json(lost)["files"]["unet/weights.safetensors"]
-    Path(blobs._path(weights)).write_bytes(b"torn")
+    blobs._fs.pipe_file(blobs._path(weights), b"torn")
     report = back_up(database, blobs, backup_file, clock.now())
     assert len(report.damaged) == 1
     assert str(world.finetuned_id) in report.damaged[0]
@@ -159,6 +166,24 @@ def test_restore_refuses_a_database_with_rows_and_replaces_them_only_by_force(
         restore(database, blobs, backup_file)
     restore(database, blobs, backup_file, force=True)
     assert _rows(database) == before
+
+
+def test_a_bucket_that_cannot_be_reached_leaves_no_backup_and_the_database_as_it_was(
+    sqlite_database_url: str, folder_blobs: BlobStore, clock: Clock, backup_file: Path, object_store: ObjectStore
+) -> None:
+    database, away = Database(sqlite_database_url), BlobStore("s3://never-made", endpoint_url=object_store.url)
+    build_world(database, folder_blobs, clock)
+    with pytest.raises(UnavailableError, match="there is no bucket"):
+        back_up(database, away, backup_file, clock.now())
+    assert list(backup_file.parent.glob("*backup*")) == []
+    back_up(database, folder_blobs, backup_file, clock.now())
+    before = _rows(database)
+    with pytest.raises(UnavailableError, match="there is no bucket"):
+        restore(database, away, backup_file, force=True)
+    assert _rows(database) == before
+    with pytest.raises(UnavailableError, match="there is no bucket"):
+        examine(database, away)
+    database.dispose()
 
 
 def _rewrite(source: Path, target: Path, change: Callable[[str, bytes], bytes | None]) -> None:

@@ -8,16 +8,19 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from ops_world import World
+from ops_world import World, build_world
 from sqlalchemy import delete, text, update
 from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
+from app.adapters.clock import Clock
 from app.db.models import Campaign, Checkpoint, Comparison, Job, JobEvent, LabelSnapshot, Pair, Preference, Sample
 from app.db.session import Database
 from app.services.doctor import examine
+from tests.object_store import ObjectStore
 
 
+@pytest.mark.parametrize("blobs", ["folder", "bucket"], indirect=True)
 def test_a_healthy_installation_has_no_problems_and_orphans_are_told_apart(
     database: Database, blobs: BlobStore, world: World
 ) -> None:
@@ -77,40 +80,55 @@ def test_a_row_whose_parent_is_gone_is_found(
     database.dispose()
 
 
+@pytest.mark.parametrize("blobs", ["folder", "bucket"], indirect=True)
 def test_torn_files_of_a_checkpoint_are_found_through_its_manifest(
     database: Database, blobs: BlobStore, world: World
 ) -> None:
     with database.reader() as session:
         manifest = session.get_one(Checkpoint, world.checkpoint_id).manifest_sha256
-    weights = Path(blobs._path(blobs.get_json(manifest)["files"]["unet/weights.safetensors"]))
-    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    weights = blobs.get_json(manifest)["files"]["unet/weights.safetensors"]
+    blobs._fs.pipe_file(blobs._path(weights), blobs.get(weights)[:-1] + b"\0")
     (torn,) = examine(database, blobs).problems
     assert "does not match its hash" in torn
     assert str(world.checkpoint_id) in torn
-    weights.unlink()
+    blobs.delete(weights)
     (missing,) = examine(database, blobs).problems
     assert "There is no blob" in missing
 
 
-def _run(data_dir: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def _run(data_dir: Path, *words: str, **settings: str) -> subprocess.CompletedProcess[str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("TASTEMAKER_")}
-    environment = kept | {"TASTEMAKER_DATA_DIR": str(data_dir), "COLUMNS": "200"}
+    environment = kept | {"TASTEMAKER_DATA_DIR": str(data_dir), "COLUMNS": "200"} | settings
     return subprocess.run([sys.executable, "-m", "app.cli", *words], env=environment, capture_output=True, text=True)
 
 
-def test_the_commands_copy_restore_and_judge(tmp_path: Path) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    assert _run(first, "migrate").returncode == 0
-    assert _run(first, "user", "create", "--name", "ada").returncode == 0
-    made = _run(first, "backup", str(tmp_path / "b.tar"))
+def test_the_commands_copy_restore_and_judge(
+    sqlite_database_url: str, folder_blobs: BlobStore, clock: Clock, tmp_path: Path, object_store: ObjectStore
+) -> None:
+    """From a folder into a bucket; `tmp_path` is the first installation's data folder."""
+    build_world(database := Database(sqlite_database_url), folder_blobs, clock)
+    database.dispose()
+    second, backup_file = tmp_path / "second", str(tmp_path / "b.tar")
+    bucket = {
+        "TASTEMAKER_BLOB_URL": f"s3://{object_store.new_bucket()}",
+        "TASTEMAKER_BLOB_ENDPOINT_URL": object_store.url,
+    }
+    made = _run(tmp_path, "backup", backup_file)
     assert (made.returncode, made.stderr) == (0, "")
-    assert _run(second, "restore", str(tmp_path / "b.tar")).returncode == 0
-    healthy = _run(second, "doctor")
-    assert (healthy.returncode, "Everything is whole." in healthy.stdout) == (0, True)
-    again = _run(second, "restore", str(tmp_path / "b.tar"))
+    assert _run(second, "restore", backup_file, **bucket).returncode == 0
+    healthy = _run(second, "doctor", **bucket)
+    assert (healthy.returncode, healthy.stdout.splitlines()[-1]) == (0, "Everything is whole."), healthy.stderr
+    assert not (second / "blobs").exists()
+    again = _run(second, "restore", backup_file, **bucket)
     assert again.returncode == 1
     assert "--force" in again.stderr
+    away = _run(second, "doctor", **bucket | {"TASTEMAKER_BLOB_URL": "s3://never-made"})
+    assert away.returncode == 1
+    assert away.stderr == (
+        f"tastemaker: The blob store s3://never-made at {object_store.url} cannot be used: there is no bucket "
+        "'never-made'. Make it, or correct TASTEMAKER_BLOB_URL.\n"
+    )
     (second / "tastemaker.sqlite3").unlink()
-    sick = _run(second, "doctor")
+    sick = _run(second, "doctor", **bucket)
     assert sick.returncode == 1
     assert "tastemaker migrate" in sick.stderr
