@@ -7,7 +7,9 @@ have done a job before the clock starts. Runs alternate, and the ratio is of the
 """
 
 import argparse
+import io
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+from PIL import Image
 from sqlalchemy import create_engine, text
 
 from app.adapters.blobs import BlobStore
@@ -37,10 +40,12 @@ from app.db.queries.samples import DrawnImage, Recipe, add_samples
 from app.db.session import Database
 from app.domain.bundled import BUNDLED
 from app.domain.enums import CheckpointKind, JobKind, JobStatus, Role
+from app.domain.specs import RewardTerm
 from app.services import accounts, jobs
 from app.services.accounts import Principal
 from app.services.jobs import Submission
 from worker.jobs.images import encode_png
+from worker.ml.rewards import RewardHost, build_reward
 
 REWARDS = [{"name": name} for name in ("jpeg_compressibility", "jpeg_incompressibility", "sharpness", "colourfulness")]
 STEPS, RUNS = 40, 2
@@ -110,6 +115,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))[:2]
+    plain = [round(plain_seconds(options.n // 4, options.size, cores[:n]), 2) for n in (1, 2)]
+    print(f"plain loops, a quarter of the images: one core {plain[0]} s, two {plain[1]} s", flush=True)
     with installation(options.n, options.size) as installed:
         timed: dict[int, list[float]] = {1: [], 2: []}
         slowest: list[float] = []
@@ -127,11 +134,47 @@ def main() -> None:
     report = {
         "n": options.n, "size": options.size, "rewards": [row["name"] for row in REWARDS],
         "seconds": {"one_worker": timed[1], "two_workers": timed[2], "slowest_part": slowest, "gathering": gathering},
+        "plain_seconds_a_quarter": plain, "plain_speedup": round(plain[0] / plain[1], 2),
         "speedup": round(min(timed[1]) / min(timed[2]), 2), "load_average": os.getloadavg()[0],
     }  # fmt: skip
     print(json.dumps(report))
     if options.out:
         options.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def plain_seconds(n: int, size: int, cores: list[int]) -> float:
+    """The same scoring without database, broker and workers: a loop a core over its share. What two of them gain over
+    one is the most that sharding can gain on these cores."""
+    context = multiprocessing.get_context("spawn")
+    ready, go = context.Barrier(len(cores) + 1), context.Event()
+    loops = [context.Process(target=_loop, args=(n // len(cores), size, core, ready, go)) for core in cores]
+    for loop in loops:
+        loop.start()
+    ready.wait()
+    started = time.perf_counter()
+    go.set()
+    for loop in loops:
+        loop.join()
+    return time.perf_counter() - started
+
+
+def _loop(n: int, size: int, core: int, ready: Any, go: Any) -> None:
+    os.sched_setaffinity(0, {core})
+    host = RewardHost(None, "cpu", print)
+    rewards = [build_reward([RewardTerm(**term)], preference=None, host=host) for term in REWARDS]
+    files = [encode_png(image) for image in random_images(min(n, 64), size)]
+    ready.wait()
+    go.wait()
+    for first in range(0, n, 64):
+        chunk = [np.asarray(Image.open(io.BytesIO(file))) for file in files[: min(64, n - first)]]
+        for reward in rewards:
+            reward(np.stack(chunk))
+
+
+def random_images(n: int, size: int) -> np.ndarray:
+    """Smooth enough to compress as images do: uint8, (n, size, size, 3)."""
+    coarse = np.random.default_rng(0).integers(0, 256, (n, size // 8, size // 8, 3), dtype=np.uint8)
+    return coarse.repeat(8, 1).repeat(8, 2)
 
 
 @contextmanager
@@ -171,9 +214,9 @@ def installation(n: int, size: int) -> Iterator[Installation]:
 
 
 def fill(settings: Settings, database: Database, n: int, size: int) -> tuple[UUID, Principal]:
-    blobs, now, rng = BlobStore(settings.blob_root), datetime.now(UTC), np.random.default_rng(0)
-    smooth = rng.integers(0, 256, (n, size // 8, size // 8, 3), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
-    images = [DrawnImage(seed, blobs.put(encode_png(image)), size, size) for seed, image in enumerate(smooth)]
+    blobs, now = BlobStore(settings.blob_root), datetime.now(UTC)
+    stored = [blobs.put(encode_png(image)) for image in random_images(n, size)]
+    images = [DrawnImage(seed, sha256, size, size) for seed, sha256 in enumerate(stored)]
     with database.writer() as session:
         user = accounts.ensure_user(session, "olga", Role.OPERATOR, now)
         checkpoint = Checkpoint(
