@@ -38,7 +38,7 @@ def reason_to_refuse(session: Session) -> str | None:
     if newer:
         return (
             f"Jobs in line were submitted by Tastemaker {newer[0]}, and this worker is {__version__}: it may not "
-            "understand them. Upgrade this worker."
+            "understand them. Upgrade this worker, or cancel those jobs."
         )
     return None
 

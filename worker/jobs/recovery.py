@@ -1,10 +1,10 @@
 """What becomes of a running job whose process or worker was lost: cancelled, queued again, or failed for good."""
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from app.db.models import Job
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import JobStatus
@@ -26,10 +26,10 @@ def recover(session: Session, claim: Claim, *, reason: str, now: datetime, worke
         queries.finish(session, job.id, JobStatus.CANCELLED, now)
         return False
     n, limit = job.attempts_without_progress, MAX_ATTEMPTS_WITHOUT_PROGRESS
-    values = {}
+    values: dict[str, Any] = {}
     if worker_lost:
         n, limit = job.workers_lost + 1, MAX_WORKERS_LOST
-        values = {"workers_lost": n, "attempts_without_progress": Job.attempts_without_progress - 1}
+        values = {"workers_lost": n, **queries.WITHOUT_THIS_ATTEMPT}
     if n < limit:
         start = "its last saved state" if job.resume_sha256 else "the start"
         message = f"The job's process {reason}; it goes on from {start}."

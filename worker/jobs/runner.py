@@ -8,7 +8,6 @@ from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.db.models import Job
 from app.db.queries import jobs as queries
 from app.db.queries.jobs import Claim
 from app.domain.enums import EventKind
@@ -69,8 +68,8 @@ def _run(runtime: Runtime, claim: Claim) -> None:
     with runtime.database.writer() as session:
         if runtime.stopping.is_set() and queries.held(session, claim) is not None:
             message = "The worker was shut down; the job goes on when one is there again."
-            values = {"attempts_without_progress": Job.attempts_without_progress - 1}  # that is no failure
-            queries.requeue(session, job_id, runtime.clock.now(), message=message, values=values)
+            now = runtime.clock.now()
+            queries.requeue(session, job_id, now, message=message, values=queries.WITHOUT_THIS_ATTEMPT)
             return
         queued_again = recover(
             session, claim, reason=_how_it_ended(exit_code), now=runtime.clock.now(),

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, case, func, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.models import Job, JobEvent
@@ -15,6 +15,13 @@ from app.domain.enums import EventKind, JobKind, JobStatus, WorkQueue
 QUEUE_ORDER = (Job.priority.desc(), Job.queue_position, Job.created_at, Job.id)
 """Who is first in line."""
 
+
+WITHOUT_THIS_ATTEMPT = {
+    "attempts_without_progress": case(
+        (Job.attempts_without_progress > 0, Job.attempts_without_progress - 1), else_=0
+    )  # it is 0 where the attempt has got on
+}
+"""For `requeue`: an attempt that ended through no fault of the job's is no fruitless one."""
 
 _UNFINISHED = (JobStatus.QUEUED, JobStatus.RUNNING)
 

@@ -193,6 +193,13 @@ def test_a_job_outlives_more_lost_workers_than_deaths_of_its_own(
             assert recover(session, claim, reason="was lost", now=clock.now(), worker_lost=worker_lost)
     assert row(database, unlucky).status is JobStatus.QUEUED
 
+    claim = take(unlucky)
+    assert claim is not None
+    with database.writer() as session:
+        queries.set_resume_state(session, unlucky, "0" * 64)
+        recover(session, claim, reason="lost its worker", now=clock.now(), worker_lost=True)
+    assert (row(database, unlucky).attempts_without_progress, row(database, unlucky).workers_lost) == (0, 1)
+
 
 def test_a_job_that_memory_runs_out_for_fails_naming_the_batch_size_to_try(
     database: Database, clock: FakeClock, new_job: NewJob, take: Callable[[UUID], Claim | None]
