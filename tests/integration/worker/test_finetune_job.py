@@ -11,7 +11,7 @@ from sqlalchemy import select, update
 from app.db.models import Checkpoint, Job, JobEvent, Measurement, Sample, SampleReward
 from app.db.queries import alarms as alarm_queries
 from app.domain.effort import finetune_effort
-from app.domain.enums import EventKind, JobKind, JobStatus, Role
+from app.domain.enums import EventKind, JobKind, JobStatus, Role, WorkQueue
 from app.domain.specs import FinetuneSpec
 from app.services import accounts, job_control, jobs
 from app.services.accounts import Principal
@@ -139,7 +139,7 @@ def test_a_cancelled_run_can_be_resumed_to_the_same_result(
             .where(Job.id == job_id)
             .values(status=JobStatus.QUEUED, sent_at=datetime.now(UTC), attempts_without_progress=0)
         )
-    stack.queue.send(JobKind.FINETUNE, job_id)
+    stack.queue.send(WorkQueue.GPU, JobKind.FINETUNE, job_id)
     stack.finish(job_id, seconds=250)
     assert manifests(stack, job_id) == manifests(stack, undisturbed.id)
     assert sorted(set(epochs_in_log(stack, job_id))) == list(range(EPOCHS + 1))
