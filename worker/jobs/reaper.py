@@ -11,8 +11,9 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 from app.db.queries import jobs as queries
+from app.db.queries.job_lists import locked_job
 from app.db.queries.jobs import Waiting
-from app.domain.enums import EventKind, WorkQueue
+from app.domain.enums import EventKind, JobStatus, WorkQueue
 from app.domain.jobs import RESEND_AFTER_SECONDS, STALE_AFTER_SECONDS
 from worker.jobs.presence import announce, stop_working
 from worker.jobs.recovery import recover
@@ -87,12 +88,13 @@ class Reaper:
         """Show on a job that waits for its parts how far they are."""
         with self._runtime.database.reader() as session:
             found = queries.progress_of_parts(session)
-            shown = {job_id: queries.get_job(session, job_id) for job_id in found}
         for job_id, (ended, n, progress) in found.items():
-            job, stage = shown[job_id], f"{ended} of {n} parts done"
-            if job is None or (job.stage == stage and abs(job.progress - progress) < 0.01):
-                continue
+            stage = f"{ended} of {n} parts done"
             with self._runtime.database.writer() as session:
+                job = locked_job(session, job_id)
+                is_waiting = job is not None and job.status is JobStatus.QUEUED  # it may have been cancelled meanwhile
+                if job is None or not is_waiting or (job.stage == stage and abs(job.progress - progress) < 0.01):
+                    continue
                 queries.set_progress(session, job_id, progress=progress, stage=stage, eta_seconds=None)
                 payload = {"progress": progress, "eta_seconds": None, "stage": stage}
                 queries.append_event(session, job_id, EventKind.PROGRESS, payload, self._runtime.clock.now())

@@ -61,12 +61,15 @@ def open_jobs(session: Session) -> Sequence[Job]:
 
 
 def jobs_naming(session: Session, id: UUID, *, limit: int) -> Sequence[Job]:
-    """Jobs whose spec names a thing by its id, newest first.
+    """Jobs whose spec names a thing by its id, newest first; parts are spoken for by their wholes.
 
     An id is unique in the whole database, so searching the spec's text finds those and no others.
     """
     return session.scalars(
-        select(Job).where(cast(Job.spec, String).contains(str(id))).order_by(Job.created_at.desc(), Job.id).limit(limit)
+        select(Job)
+        .where(cast(Job.spec, String).contains(str(id)), Job.parent_id.is_(None))
+        .order_by(Job.created_at.desc(), Job.id)
+        .limit(limit)
     ).all()
 
 

@@ -50,7 +50,7 @@ def claim(session: Session, job_id: UUID, *, worker: str, now: datetime) -> Clai
     of it are not done."""
     attempt = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.status == JobStatus.QUEUED, _has_no_open_part())
+        .where(Job.id == job_id, Job.status == JobStatus.QUEUED, has_no_open_part())
         .values(
             status=JobStatus.RUNNING,
             attempts=Job.attempts + 1,
@@ -80,7 +80,7 @@ def claim_first(
     """
     in_line = (
         select(Job.id)
-        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), _has_no_open_part())
+        .where(Job.status == JobStatus.QUEUED, Job.queue.in_(queues), has_no_open_part())
         .order_by(*QUEUE_ORDER)
         .limit(tries)
     )
@@ -211,7 +211,7 @@ def waiting(session: Session, queue: WorkQueue, *, limit: int) -> list[Waiting]:
     """Jobs of a queue that a worker could take, first in line first."""
     rows = session.execute(
         select(Job.id, Job.kind, Job.sent_at)
-        .where(Job.status == JobStatus.QUEUED, Job.queue == queue, _has_no_open_part())
+        .where(Job.status == JobStatus.QUEUED, Job.queue == queue, has_no_open_part())
         .order_by(*QUEUE_ORDER)
         .limit(limit)
     )
@@ -249,7 +249,7 @@ def whole_without_open_parts(session: Session, part_id: UUID) -> Job | None:
     return session.scalar(
         select(Job)
         .join(part, part.parent_id == Job.id)
-        .where(part.id == part_id, Job.status == JobStatus.QUEUED, _has_no_open_part())
+        .where(part.id == part_id, Job.status == JobStatus.QUEUED, has_no_open_part())
     )
 
 
@@ -267,6 +267,7 @@ def progress_of_parts(session: Session) -> dict[UUID, tuple[int, int, float]]:
     return {id: (done, n, (done + (sum_open or 0.0)) / n) for id, done, n, sum_open in rows if done < n}
 
 
-def _has_no_open_part() -> ColumnElement[bool]:
+def has_no_open_part() -> ColumnElement[bool]:
+    """Of a job: whether it waits for no part of its own."""
     part = aliased(Job)
     return ~select(part.id).where(part.parent_id == Job.id, part.status.in_(_UNFINISHED)).exists()

@@ -55,13 +55,15 @@ def raters(session: Session, ids: Collection[UUID]) -> Sequence[User]:
 
 
 def jobs_naming(session: Session, ids: Collection[UUID]) -> list[UUID]:
-    """Jobs whose spec names one of these; an id is unique in the whole database, so its text finds those alone."""
+    """Jobs whose spec names one of these; an id is unique in the whole database, so its text finds those alone. Parts
+    are spoken for by their wholes."""
     text = cast(Job.spec, String)
     found: dict[UUID, None] = {}
     for chunk in in_chunks(ids):
         for start in range(0, len(chunk), 50):
             wanted = or_(*(text.contains(str(id)) for id in chunk[start : start + 50]))
-            found |= dict.fromkeys(session.scalars(select(Job.id).where(wanted).order_by(Job.created_at)))
+            whole = select(Job.id).where(wanted, Job.parent_id.is_(None)).order_by(Job.created_at)
+            found |= dict.fromkeys(session.scalars(whole))
     return list(found)
 
 

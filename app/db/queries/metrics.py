@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Float, case, cast, extract, func, select
 from sqlalchemy.orm import Session
 
 from app.db.models import Job, JobEvent
+from app.db.queries.jobs import has_no_open_part
 from app.domain.enums import EventKind, JobKind, JobStatus
 
 
@@ -43,8 +44,8 @@ def job_durations(session: Session, bounds: Sequence[float]) -> list[Durations]:
 
 
 def oldest_queued(session: Session) -> datetime | None:
-    """When the job was submitted that has waited longest; None where none waits."""
-    return session.scalar(select(func.min(Job.created_at)).where(Job.status == JobStatus.QUEUED))
+    """When the job was submitted that has waited longest for a worker; None where none waits."""
+    return session.scalar(select(func.min(Job.created_at)).where(Job.status == JobStatus.QUEUED, has_no_open_part()))
 
 
 def last_heartbeats(session: Session) -> dict[str, datetime]:

@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.models import Job, Worker
 from app.db.queries.bulk import insert_or_update
+from app.db.queries.jobs import has_no_open_part
 from app.domain.enums import JobStatus, WorkQueue
 
 
@@ -48,6 +49,9 @@ def workers(session: Session) -> Sequence[Worker]:
 
 
 def waiting_by_queue(session: Session) -> dict[WorkQueue, int]:
-    """How many jobs wait in each queue; queues without any are left out."""
-    rows = session.execute(select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED).group_by(Job.queue))
+    """How many jobs wait for a worker in each queue; queues without any are left out, and so are jobs that wait for
+    their parts."""
+    rows = session.execute(
+        select(Job.queue, func.count()).where(Job.status == JobStatus.QUEUED, has_no_open_part()).group_by(Job.queue)
+    )
     return dict(rows.tuples().all())

@@ -10,6 +10,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from app import __version__
+from app.config import Settings
 from app.db.models import Job, Worker
 from app.db.queries import jobs as queries
 from app.domain.enums import JobKind, JobStatus, WorkQueue
@@ -17,6 +18,8 @@ from app.domain.jobs import is_newer, parts_of, queue_of
 from app.domain.specs import parse_spec
 from tests.conftest import FakeClock
 from worker.jobs.presence import reason_to_refuse
+from worker.jobs.reaper import Reaper
+from worker.jobs.runtime import open_runtime
 
 Headers = dict[str, str]
 URL = "/api/v1/jobs"
@@ -127,13 +130,22 @@ def test_parts_move_in_line_with_their_whole(client: TestClient, world: Any, ope
     assert order[3] == str(first)
 
 
-def test_progress_of_a_whole_is_that_of_its_parts(client: TestClient, world: Any, operator: Headers) -> None:
+def test_progress_of_a_whole_is_that_of_its_parts(
+    client: TestClient, world: Any, operator: Headers, settings: Settings
+) -> None:
     job_id, parts = sharded(client, world, operator)
     with world.database.writer() as session:
         queries.claim(session, UUID(parts[0]["id"]), worker="w", now=world.now)
         queries.finish(session, UUID(parts[0]["id"]), JobStatus.SUCCEEDED, world.now)
         queries.set_progress(session, UUID(parts[1]["id"]), progress=0.5, stage="", eta_seconds=None)
         assert queries.progress_of_parts(session) == {UUID(job_id): (1, 3, pytest.approx(0.5))}
+    reaper = Reaper(open_runtime(settings))
+    for _ in range(2):  # the second finds nothing new
+        reaper.report_parts()
+    shown = client.get(f"{URL}/{job_id}", headers=operator).json()
+    assert (shown["stage"], shown["progress"], shown["status"]) == ("1 of 3 parts done", pytest.approx(0.5), "queued")
+    events = client.get(f"{URL}/{job_id}/events", headers=operator).json()
+    assert [event["kind"] for event in events] == ["status", "progress"]
 
 
 @pytest.mark.parametrize(
