@@ -3,6 +3,7 @@
 import os
 import tempfile
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from typing import IO
@@ -53,6 +54,7 @@ def _scratch_file() -> IO[bytes]:
             _own.file = os.fdopen(os.memfd_create("jpeg"), "w+b", buffering=0)
         else:  # macOS
             _own.file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # it lives as long as the thread
+        weakref.finalize(threading.current_thread(), _own.file.close)
     file: IO[bytes] = _own.file
     return file
 
