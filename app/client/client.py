@@ -117,6 +117,10 @@ class TastemakerClient:
     def list_campaigns(self) -> list[Json]:
         return list(self.list_all("/campaigns"))
 
+    def change_campaign(self, campaign_id: str, **fields: Any) -> Json:
+        """`name`, `guidelines`, `budget` or `open`; what is not named stays as it is."""
+        return self._json("PATCH", f"/campaigns/{campaign_id}", json=fields)
+
     def add_raters(self, campaign_id: str, user_ids: Sequence[str]) -> None:
         self._request("POST", f"/campaigns/{campaign_id}/raters", json={"user_ids": list(user_ids)})
 

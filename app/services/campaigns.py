@@ -1,8 +1,9 @@
-"""Campaigns for operators: open one, see it, add raters, close it."""
+"""Campaigns for operators: open one, see it, change it, add raters, close it and open it again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -15,7 +16,7 @@ from app.db.queries import labeling as labeling_queries
 from app.db.queries.keyset import Position, Slice
 from app.db.queries.webhooks import announce_campaign_end
 from app.domain.enums import CampaignStatus, Role, Strategy
-from app.domain.errors import InvalidSpecError, NotFoundError
+from app.domain.errors import ConflictError, InvalidSpecError, NotFoundError
 from app.services import audit
 from app.services.accounts import Principal
 from app.services.labeling import get_campaign_for
@@ -168,6 +169,36 @@ def list_raters(session: Session, campaign_id: UUID) -> list[MemberView]:
     return [MemberView(user.id, user.name) for user in queries.raters_of(session, campaign_id)]
 
 
+def change_campaign(
+    session: Session, who: Principal, campaign_id: UUID, changes: Mapping[str, Any], now: datetime
+) -> CampaignView:
+    """Change `name`, `guidelines`, `budget` (None has no end) or `open`; what is not named stays as it is.
+
+    The question, the checkpoints and the way pairs are chosen stay: votes that were given answer them.
+
+    Raises:
+        NotFoundError: there is no such campaign.
+        ConflictError: the budget is below the votes and open pairs that there are.
+    """
+    campaign = labeling_queries.lock_campaign(session, campaign_id)
+    if campaign is None:
+        raise _no_such_campaign()
+    budget = changes.get("budget")
+    if budget is not None and budget < campaign.n_leased:
+        raise ConflictError(
+            f"The campaign has {campaign.n_leased:,} votes and pairs that wait for one; ask for that many or more."
+        )
+    changed = {name: value for name, value in changes.items() if getattr(campaign, name) != value}
+    for name, value in changed.items():
+        setattr(campaign, name, value)
+    if changed:
+        session.flush()
+        audit.record(
+            session, who.user_id, "campaign.change", campaign_id, now, name=campaign.name, changed=", ".join(changed)
+        )
+    return _operator_views(session, [campaign])[0]
+
+
 def close_campaign(session: Session, who: Principal, campaign_id: UUID, now: datetime) -> CampaignView:
     """Take no more votes. Closing again changes nothing.
 
@@ -182,6 +213,22 @@ def close_campaign(session: Session, who: Principal, campaign_id: UUID, now: dat
         session.flush()
         audit.record(session, who.user_id, "campaign.close", campaign_id, now, name=campaign.name)
         announce_campaign_end(session, campaign, now)
+    return _operator_views(session, [campaign])[0]
+
+
+def reopen_campaign(session: Session, who: Principal, campaign_id: UUID, now: datetime) -> CampaignView:
+    """Take votes again. Opening an open campaign changes nothing.
+
+    Raises:
+        NotFoundError: there is no such campaign.
+    """
+    campaign = labeling_queries.lock_campaign(session, campaign_id)
+    if campaign is None:
+        raise _no_such_campaign()
+    if campaign.status is not CampaignStatus.ACTIVE:
+        campaign.status = CampaignStatus.ACTIVE
+        session.flush()
+        audit.record(session, who.user_id, "campaign.reopen", campaign_id, now, name=campaign.name)
     return _operator_views(session, [campaign])[0]
 
 

@@ -118,7 +118,7 @@ def test_a_refused_job_keeps_its_values_and_shows_each_error_beside_its_field(op
     assert [term["name"] for term in job.spec["reward"]] == ["jpeg_compressibility"]
 
 
-def test_a_campaign_is_opened_and_closed(open_page: OpenPage, site: Site) -> None:
+def test_a_campaign_is_opened_changed_closed_and_opened_again(open_page: OpenPage, site: Site) -> None:
     page = open_page()
     page.goto(f"{site.url}/campaigns/new")
     page.get_by_role("button", name="Open the campaign").click()
@@ -129,8 +129,14 @@ def test_a_campaign_is_opened_and_closed(open_page: OpenPage, site: Site) -> Non
     page.get_by_label("critters-64").check()
     page.get_by_role("button", name="Open the campaign").click()
     expect(page.get_by_role("heading", name="Which has the kinder eyes?")).to_be_visible()
+    page.get_by_text("Settings", exact=True).click()
+    page.get_by_label("Votes wanted").fill("60")
+    page.get_by_role("button", name="Save the settings").click()
+    expect(page.get_by_text("votes of 60")).to_be_visible()
     page.get_by_role("button", name="Close “Eyes” to votes").click()
     expect(page.get_by_text("closed").first).to_be_visible()
+    page.get_by_role("button", name="Take votes again").click()
+    expect(page.get_by_role("link", name="Rate", exact=True).first).to_be_visible()
 
 
 def test_a_blind_test_puts_the_parent_first(open_page: OpenPage, site: Site) -> None:

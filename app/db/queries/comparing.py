@@ -42,7 +42,9 @@ def shared_recipes(session: Session, checkpoint_ids: Collection[UUID], *, limit:
         )
         seeds = session.scalars(lowest).all()
         statement = statement.where(Sample.seed.in_(seeds))
-        if seeds:  # says nothing new, but lets PostgreSQL read a range of the index, not all of each checkpoint's entries
+        if (
+            seeds
+        ):  # says nothing new, but lets PostgreSQL read a range of the index, not all of each checkpoint's entries
             statement = statement.where(Sample.seed.between(seeds[0], seeds[-1]))
     return [(seed, steps, eta) for seed, steps, eta in session.execute(statement)]
 

@@ -1,4 +1,4 @@
-"""Campaigns over REST: open, list, add raters, close, statistics, export."""
+"""Campaigns over REST: open, list, change, add raters, close and open again, statistics, export."""
 
 from collections.abc import Sequence
 from typing import Annotated, Self
@@ -61,6 +61,20 @@ class CampaignIn(Documented):
     """Whether every rater may take part."""
 
 
+class CampaignChanges(Documented):
+    """What to change; a field that is left out stays as it is."""
+
+    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": {"budget": 420}})
+
+    name: str = Field(default="", min_length=1, max_length=120)
+    guidelines: str = Field(default="", max_length=20_000)
+    """Markdown, shown to raters."""
+    budget: int | None = Field(default=None, ge=1, le=10_000_000)
+    """Votes wanted in all, no fewer than were given; null has no end."""
+    open: bool = False
+    """Whether every rater may take part; otherwise those who were added."""
+
+
 class RatersIn(BaseModel):
     """Who to add: users by id, or by the name of a token that they hold (or their own name)."""
 
@@ -97,6 +111,17 @@ def get_campaign(campaign_id: UUID, session: ReadSession, viewer: CurrentPrincip
     return campaigns.get_campaign(session, campaign_id, viewer)
 
 
+@router.patch("/{campaign_id}", summary="Change a campaign", responses=problems(404, 409))
+def change_campaign(
+    campaign_id: UUID, body: CampaignChanges, session: WriteSession, operator: CurrentOperator, now: Now
+) -> CampaignView:
+    """The question, the checkpoints and the strategy cannot be changed: the votes that were given answer them.
+
+    A budget below the votes and open pairs that there are is refused (409).
+    """
+    return campaigns.change_campaign(session, operator, campaign_id, body.model_dump(exclude_unset=True), now)
+
+
 @router.post("/{campaign_id}/raters", summary="Add raters", responses=problems(404))
 def add_raters(
     campaign_id: UUID, body: RatersIn, session: WriteSession, _operator: CurrentOperator, now: Now
@@ -114,6 +139,11 @@ def list_raters(campaign_id: UUID, session: ReadSession, operator: CurrentOperat
 @router.post("/{campaign_id}/close", summary="Take no more votes", responses=problems(404))
 def close_campaign(campaign_id: UUID, session: WriteSession, operator: CurrentOperator, now: Now) -> CampaignView:
     return campaigns.close_campaign(session, operator, campaign_id, now)
+
+
+@router.post("/{campaign_id}/reopen", summary="Take votes again", responses=problems(404))
+def reopen_campaign(campaign_id: UUID, session: WriteSession, operator: CurrentOperator, now: Now) -> CampaignView:
+    return campaigns.reopen_campaign(session, operator, campaign_id, now)
 
 
 @router.get("/{campaign_id}/stats", summary="What the votes say about checkpoints and raters", responses=problems(404))

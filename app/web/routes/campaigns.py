@@ -1,6 +1,7 @@
 """Campaigns for operators: ask a question, watch the votes come in, see what they say and how the raters do."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -12,11 +13,12 @@ from sqlalchemy.orm import Session
 from app.db.queries import gallery as gallery_queries
 from app.db.queries import pages as queries
 from app.domain.enums import Strategy
-from app.domain.errors import InvalidSpecError
+from app.domain.errors import ConflictError, InvalidSpecError
 from app.services import campaigns, checkpoints, examples, invitations
+from app.services.accounts import Principal
 from app.services.campaign_stats import campaign_stats
 from app.services.marks import marks
-from app.web.api.campaigns import CampaignIn
+from app.web.api.campaigns import CampaignChanges, CampaignIn
 from app.web.deps import CurrentOperator, Now, ReadSession, WriteSession
 from app.web.forms import Option
 from app.web.pages import SubmittedForm
@@ -66,28 +68,35 @@ def create(
 
 @router.get("/{campaign_id}")
 def show(request: Request, session: ReadSession, operator: CurrentOperator, campaign_id: UUID, now: Now) -> Response:
-    campaign = campaigns.get_campaign(session, campaign_id, operator)
-    stats = campaign_stats(session, campaign_id)
-    known = gallery_queries.existing_checkpoints(session, campaign.checkpoint_ids)  # type: ignore[union-attr]
-    return render(
-        request,
-        "campaigns/show.html",
-        {
-            "campaign": campaign,
-            "stats": stats,
-            "names": {id: row.name for id, row in known.items()},
-            "members": campaigns.list_raters(session, campaign_id),
-            "models": queries.reward_models(session, campaign_id=campaign_id),
-            "marked": marks(session).reward_models,
-            "invitations": invitations.list_invitations(session, campaign_id, now=now).items,
-            "examples": examples.list_examples(session, campaign_id, operator),
-        },
-    )
+    return _render_campaign(request, session, operator, campaign_id, now)
+
+
+@router.post("/{campaign_id}/settings")
+def change(
+    request: Request, session: WriteSession, operator: CurrentOperator, campaign_id: UUID, form: SubmittedForm, now: Now
+) -> Response:
+    values: dict[str, Any] = {name: str(form.get(name) or "").strip() for name in ("name", "budget", "guidelines")}
+    values["open"] = form.get("open") is not None
+    try:
+        changes = CampaignChanges.model_validate(values | {"budget": values["budget"] or None}).model_dump()
+        campaigns.change_campaign(session, operator, campaign_id, changes, now)
+    except ValidationError as error:
+        errors = {str(item["loc"][0]): _words(item["msg"]) for item in error.errors(include_url=False)}
+        return _render_campaign(request, session, operator, campaign_id, now, values, errors)
+    except ConflictError as error:
+        return _render_campaign(request, session, operator, campaign_id, now, values, {"budget": str(error)})
+    return RedirectResponse(f"/campaigns/{campaign_id}", status_code=303)
 
 
 @router.post("/{campaign_id}/close")
 def close(session: WriteSession, operator: CurrentOperator, campaign_id: UUID, now: Now) -> Response:
     campaigns.close_campaign(session, operator, campaign_id, now)
+    return RedirectResponse(f"/campaigns/{campaign_id}", status_code=303)
+
+
+@router.post("/{campaign_id}/reopen")
+def reopen(session: WriteSession, operator: CurrentOperator, campaign_id: UUID, now: Now) -> Response:
+    campaigns.reopen_campaign(session, operator, campaign_id, now)
     return RedirectResponse(f"/campaigns/{campaign_id}", status_code=303)
 
 
@@ -98,6 +107,37 @@ def add_rater(
     name = str(form.get("name") or "").strip()
     campaigns.add_raters(session, campaign_id, token_names=[name], now=now)
     return RedirectResponse(f"/campaigns/{campaign_id}#raters", status_code=303)
+
+
+def _render_campaign(
+    request: Request,
+    session: Session,
+    operator: Principal,
+    campaign_id: UUID,
+    now: datetime,
+    values: Mapping[str, Any] | None = None,
+    errors: Mapping[str, str] | None = None,
+) -> Response:
+    """The campaign's page; `values` are what was typed into its settings, if they were refused."""
+    campaign = campaigns.get_campaign(session, campaign_id, operator)
+    known = gallery_queries.existing_checkpoints(session, campaign.checkpoint_ids)  # type: ignore[union-attr]
+    return render(
+        request,
+        "campaigns/show.html",
+        {
+            "campaign": campaign,
+            "stats": campaign_stats(session, campaign_id),
+            "names": {id: row.name for id, row in known.items()},
+            "members": campaigns.list_raters(session, campaign_id),
+            "models": queries.reward_models(session, campaign_id=campaign_id),
+            "marked": marks(session).reward_models,
+            "invitations": invitations.list_invitations(session, campaign_id, now=now).items,
+            "examples": examples.list_examples(session, campaign_id, operator),
+            "values": values or vars(campaign),
+            "errors": errors or {},
+        },
+        status=422 if errors else 200,
+    )
 
 
 def _render_form(

@@ -143,7 +143,7 @@ def test_too_few_samples_are_refused_with_what_to_do(
 @pytest.mark.parametrize(
     ("method", "path"),
     [("POST", ""), ("POST", "/{id}/raters"), ("POST", "/{id}/close"), ("GET", "/{id}/stats"), ("GET", "/{id}/export"),
-     ("GET", "/{id}/raters")],
+     ("GET", "/{id}/raters"), ("PATCH", "/{id}"), ("POST", "/{id}/reopen")],
 )  # fmt: skip
 def test_raters_may_not_do_what_operators_do(
     client: TestClient, operator: Headers, base: str, sign_in: Callable[..., Headers], method: str, path: str
@@ -171,6 +171,53 @@ def test_a_closed_campaign_takes_no_votes_and_gives_no_pairs(client: TestClient,
     late = client.put(f"/api/v1/comparisons/{waiting['id']}/preference", json={"choice": "left"}, headers=operator)
     assert late.status_code == 409
     assert client.post(f"{URL}/{campaign['id']}/comparisons", headers=operator).status_code == 409
+
+
+def test_a_budget_that_is_used_up_can_be_raised_but_not_below_what_was_given(
+    client: TestClient, operator: Headers, base: str
+):
+    campaign = open_campaign(client, operator, [base], budget=2)
+    url = f"{URL}/{campaign['id']}"
+    assert rate(client, operator, campaign["id"], lambda _: "left", 3) == 2
+    too_few = client.patch(url, json={"budget": 1, "name": "Too few"}, headers=operator)
+    assert (too_few.status_code, "2 votes" in too_few.json()["detail"]) == (409, True)
+    raised = client.patch(url, json={"budget": 4, "guidelines": "Look at the *eyes*."}, headers=operator).json()
+    assert raised == {**campaign, "budget": 4, "guidelines": "Look at the *eyes*.", "votes": 2, "n_leased": 2}
+    assert rate(client, operator, campaign["id"], lambda _: "left", 3) == 2
+    assert client.patch(url, json={"budget": None}, headers=operator).json()["budget"] is None
+    assert rate(client, operator, campaign["id"], lambda _: "left", 3) == 3
+
+
+def test_what_the_votes_answer_cannot_be_changed(client: TestClient, operator: Headers, base: str):
+    url = f"{URL}/{open_campaign(client, operator, [base])['id']}"
+    for change in ({"question": "Which is worse?"}, {"checkpoint_ids": []}, {"strategy": "uniform"}, {"budget": 0}):
+        answer = client.patch(url, json=change, headers=operator)
+        assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, next(iter(change)))
+
+
+def test_a_campaign_closed_by_mistake_takes_votes_again(client: TestClient, operator: Headers, base: str):
+    campaign = open_campaign(client, operator, [base])
+    waiting = client.post(f"{URL}/{campaign['id']}/comparisons", headers=operator).json()[0]
+    client.post(f"{URL}/{campaign['id']}/close", headers=operator)
+    for _ in range(2):
+        again = client.post(f"{URL}/{campaign['id']}/reopen", headers=operator)
+        assert (again.status_code, again.json()["status"]) == (200, "active")
+    preference = f"/api/v1/comparisons/{waiting['id']}/preference"
+    assert client.put(preference, json={"choice": "left"}, headers=operator).status_code == 204
+
+
+def test_refused_settings_of_a_campaign_come_back_as_they_were_typed(client: TestClient, operator: Headers, base: str):
+    campaign = open_campaign(client, operator, [base], budget=3)
+    rate(client, operator, campaign["id"], lambda _: "left", 2)
+    typed = {"name": "Second taste", "budget": "1", "guidelines": "Long <b>thoughts</b>", "open": "on"}
+    page = client.post(f"/campaigns/{campaign['id']}/settings", data=typed, headers=operator)
+    assert page.status_code == 422
+    assert "2 votes and pairs" in page.text
+    assert 'value="Second taste"' in page.text
+    assert "Long &lt;b&gt;thoughts&lt;/b&gt;" in page.text
+    client.post(f"/campaigns/{campaign['id']}/settings", data=typed | {"budget": "5"}, headers=operator)
+    changed = client.get(f"{URL}/{campaign['id']}", headers=operator).json()
+    assert changed.items() >= {"name": "Second taste", "budget": 5, "open": True}.items()
 
 
 def test_campaigns_are_listed_newest_first_page_by_page(client: TestClient, operator: Headers, base: str, clock: Any):
