@@ -35,6 +35,11 @@ class RetentionRule(BaseModel):
     )  # fmt: skip
     keep_last: Count = Field(default=3, ge=1, le=100_000, description="Keep this many of each run's last saved epochs.")
     min_age_hours: Count = Field(default=24, ge=0, le=24 * 365, description="Keep what is younger.")
+    keep_states_days: Count | None = Field(
+        default=None, ge=0, le=36_500,
+        description="Days after which a finetune that succeeded lets go of the state (weights, optimiser) from which "
+        "its budget could be raised; empty keeps it.",
+    )  # fmt: skip
     automatic: bool = Field(default=False, description="Act on it every hour; otherwise only when asked to.")
 
 

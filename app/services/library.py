@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -14,15 +15,19 @@ from sqlalchemy.orm import Session
 
 from app.adapters.blobs import BlobStore
 from app.adapters.clock import Clock
+from app.adapters.resume_states import delete_state
 from app.config import Settings
 from app.db.models import Checkpoint, Job, LibraryState
 from app.db.queries import bin as queries
-from app.db.session import Database
+from app.db.queries import jobs as job_queries
+from app.db.session import Database, run_after_commit
 from app.domain.documented import Documented
+from app.domain.enums import JobStatus
 from app.domain.errors import ConflictError, TastemakerError
 from app.domain.retention import RetentionRule, SavedEpoch, reasons_to_keep
 from app.services import audit, bin, checkpoints
 from app.services.accounts import Principal
+from app.services.jobs import lock_job
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +58,8 @@ class RetentionPreview(BaseModel):
     n_deleted: int
     n_bytes: int
     """Bytes of the model files that would go, as far as they have been measured."""
+    n_states: int
+    """Finetunes that succeeded and would let go of the state from which their budget could be raised."""
     decisions: list[Decision]
 
 
@@ -101,6 +108,7 @@ def preview_rule(session: Session, rule: RetentionRule, now: datetime) -> Retent
         n_kept=len(decisions) - len(going),
         n_deleted=len(going),
         n_bytes=sum(decision.n_bytes or 0 for decision in going),
+        n_states=len(_old_states(session, rule, now)),
         decisions=decisions,
     )
 
@@ -122,6 +130,23 @@ def apply_rule(
     for item in going:
         bin.delete(session, who, item.checkpoint_id, now)
     return [item.checkpoint_id for item in going]
+
+
+def drop_states(
+    session: Session, database: Database, blobs: BlobStore, who: Principal | None, rule: RetentionRule, now: datetime
+) -> int:
+    """Let go of the states that the rule gives up, of `MOST_AT_ONCE` runs at most; the files go once the transaction
+    has committed. Returns of how many runs."""
+    rows = _old_states(session, rule, now)[:MOST_AT_ONCE]
+    for row in rows:
+        job = lock_job(session, row.id)
+        if job.status is not JobStatus.SUCCEEDED or job.resume_sha256 is None:
+            continue  # somebody has raised its budget meanwhile
+        run_after_commit(session, partial(delete_state, database, blobs, job.resume_sha256))
+        job.resume_sha256 = None
+        audit.record(session, who.user_id if who else None, "job.drop_state", job.id, now)
+    session.flush()
+    return len(rows)
 
 
 def storage_use(session: Session, settings: Settings) -> StorageUse:
@@ -209,10 +234,10 @@ def tidy(database: Database, blobs: BlobStore, settings: Settings, now: datetime
     if row is not None and now - row.updated_at < _HOURLY:
         return
     measure_store(database, blobs, now)
-    apply_automatically(database, now)
+    apply_automatically(database, blobs, now)
 
 
-def apply_automatically(database: Database, now: datetime) -> int:
+def apply_automatically(database: Database, blobs: BlobStore, now: datetime) -> int:
     """Act on the rule in force if it is automatic. Returns how many checkpoints went into the bin."""
     with database.reader() as session:
         rule = get_rule(session)
@@ -227,7 +252,15 @@ def apply_automatically(database: Database, now: datetime) -> int:
                 n += 1
             except TastemakerError as refused:  # something has come to depend on it since
                 logger.info("retention leaves %s: %s", item.checkpoint_id, refused.detail)
+    with database.writer() as session:
+        drop_states(session, database, blobs, None, rule, now)
     return n
+
+
+def _old_states(session: Session, rule: RetentionRule, now: datetime) -> Sequence[Job]:
+    if rule.keep_states_days is None:
+        return []
+    return job_queries.succeeded_with_state(session, before=now - timedelta(days=rule.keep_states_days))
 
 
 def _put_state(session: Session, name: str, value: dict[str, Any], now: datetime) -> None:

@@ -160,6 +160,15 @@ def resume_state_in_use(session: Session, sha256: str) -> bool:
     return session.scalar(select(Job.id).where(Job.resume_sha256 == sha256).limit(1)) is not None
 
 
+def succeeded_with_state(session: Session, *, before: datetime) -> Sequence[Job]:
+    """Jobs that succeeded before then and could still be given a larger budget."""
+    return session.scalars(
+        select(Job)
+        .where(Job.status == JobStatus.SUCCEEDED, Job.resume_sha256.is_not(None), Job.finished_at < before)
+        .order_by(Job.finished_at, Job.id)
+    ).all()
+
+
 def finish(
     session: Session,
     job_id: UUID,

@@ -10,7 +10,7 @@ from app.domain.retention import RetentionRule
 from app.services import library
 from app.services.library import MOST_AT_ONCE, RetentionPreview, StorageUse
 from app.web.api.problems import problems
-from app.web.deps import CurrentOperator, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, ReadSession, State, WriteSession
 from app.web.idempotency import ApiRoute
 
 router = APIRouter(prefix="/library", tags=["library"], route_class=ApiRoute)
@@ -29,12 +29,14 @@ class ApplyIn(BaseModel):
 
     rule: RetentionRule
     checkpoint_ids: list[UUID] = Field(
-        max_length=MOST_AT_ONCE, description="What the preview would delete; nothing else is touched."
+        max_length=MOST_AT_ONCE, description="What the preview would delete; no other checkpoint is touched."
     )
+    states: bool = Field(default=False, description="Whether to let go of old states too (`keep_states_days`).")
 
 
 class Applied(BaseModel):
     deleted: list[UUID]
+    n_states: int = Field(description="Runs that let go of their state.")
 
 
 @router.get("/storage", summary="What the library takes on disk")
@@ -62,6 +64,12 @@ def preview_rule(
 
 
 @router.post("/retention/apply", summary="Act on a retention rule once", responses=problems(409))
-def apply_rule(body: ApplyIn, session: WriteSession, caller: CurrentOperator, now: Now) -> Applied:
-    """Puts into the bin what the rule gives up, of those that were previewed."""
-    return Applied(deleted=library.apply_rule(session, caller, body.rule, body.checkpoint_ids, now))
+def apply_rule(
+    body: ApplyIn, session: WriteSession, state: State, blobs: Blobs, caller: CurrentOperator, now: Now
+) -> Applied:
+    """Puts into the bin what the rule gives up, of those that were previewed. States that are let go of do not come
+    back: those runs cannot be given a larger budget any more."""
+    return Applied(
+        deleted=library.apply_rule(session, caller, body.rule, body.checkpoint_ids, now),
+        n_states=library.drop_states(session, state.database, blobs, caller, body.rule, now) if body.states else 0,
+    )

@@ -12,7 +12,7 @@ from starlette.datastructures import FormData
 from app.domain.errors import InvalidSpecError, TastemakerError
 from app.domain.retention import RetentionRule
 from app.services import bin, checkpoints, library
-from app.web.deps import CurrentOperator, CurrentSettings, Now, ReadSession, WriteSession
+from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, ReadSession, State, WriteSession
 from app.web.pages import SubmittedForm
 from app.web.pagination import After, next_cursor_of
 from app.web.templating import render
@@ -20,6 +20,7 @@ from app.web.templating import render
 router = APIRouter()
 
 _A_PAGE = 50
+_FIELDS = ("keep_every", "keep_last", "min_age_hours", "keep_states_days")
 
 Number = Annotated[int | None, BeforeValidator(lambda value: None if value == "" else value)]
 
@@ -35,6 +36,7 @@ def show(
     keep_every: Annotated[Number, Query(ge=1, le=100_000)] = None,
     keep_last: Annotated[int | None, Query(ge=1, le=100_000)] = None,
     min_age_hours: Annotated[int | None, Query(ge=0, le=24 * 365)] = None,
+    keep_states_days: Annotated[Number, Query(ge=0, le=36_500)] = None,
     preview: bool = False,
 ) -> Response:
     """With `preview`, what the rule in the address would delete; without, the rule in force."""
@@ -42,7 +44,11 @@ def show(
     rule = in_force
     if preview:
         given = {"keep_last": keep_last, "min_age_hours": min_age_hours}
-        rule = RetentionRule(keep_every=keep_every, **{name: n for name, n in given.items() if n is not None})
+        rule = RetentionRule(
+            keep_every=keep_every,
+            keep_states_days=keep_states_days,
+            **{name: n for name, n in given.items() if n is not None},
+        )
     found = checkpoints.list_checkpoints(session, deleted=True, after=after, limit=_A_PAGE)
     return render(
         request,
@@ -61,9 +67,17 @@ def show(
 
 
 @router.post("/storage/retention")
-def act(session: WriteSession, operator: CurrentOperator, form: SubmittedForm, now: Now) -> Response:
-    """`action` keeps the rule for good (`save`) or acts on what was previewed (`apply`)."""
-    fields = {name: str(form.get(name) or "") for name in ("keep_every", "keep_last", "min_age_hours")}
+def act(
+    session: WriteSession,
+    operator: CurrentOperator,
+    state: State,
+    blobs: Blobs,
+    form: SubmittedForm,
+    now: Now,
+) -> Response:
+    """`action` keeps the rule for good (`save`), or acts on what was previewed: the checkpoints (`apply`), the states
+    (`drop_states`)."""
+    fields = {name: str(form.get(name) or "") for name in _FIELDS}
     try:
         rule = RetentionRule.model_validate(
             {name: text for name, text in fields.items() if text} | {"automatic": form.get("automatic") is not None}
@@ -74,6 +88,9 @@ def act(session: WriteSession, operator: CurrentOperator, form: SubmittedForm, n
     if form.get("action") == "apply":
         library.apply_rule(session, operator, rule, _chosen(form), now)
         return RedirectResponse("/storage#bin", status_code=303)
+    if form.get("action") == "drop_states":
+        library.drop_states(session, state.database, blobs, operator, rule, now)
+        return RedirectResponse("/storage#retention", status_code=303)
     library.set_rule(session, operator, rule, now)
     return RedirectResponse("/storage#retention", status_code=303)
 

@@ -298,15 +298,43 @@ def test_a_retention_form_that_names_no_checkpoint_is_refused(client: TestClient
     assert client.post("/storage/retention", data=form, headers=operator).status_code == 422
 
 
+def test_states_of_runs_that_succeeded_long_ago_are_let_go_and_others_stay(
+    client: TestClient, world: Any, operator: Headers, database: Database, settings: Settings, clock: Any
+) -> None:
+    blobs, base = BlobStore(settings.blob_root), world.checkpoint()
+    shas = [blobs.put(f"state {number}".encode()) for number in range(3)]
+    ages = (timedelta(days=40), timedelta(days=40), timedelta(days=2))
+    statuses = (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.SUCCEEDED)  # a cancelled one is there to be resumed
+    jobs = [world.finetune(base, [1])[0] for _ in shas]
+    with database.writer() as session:
+        for id, sha256, age, status in zip(jobs, shas, ages, statuses, strict=True):
+            job = session.get_one(Job, id)
+            job.resume_sha256, job.finished_at, job.status = sha256, clock.now() - age, status
+    url, rule = "/api/v1/library/retention", {"keep_states_days": 30}
+    assert client.get(f"{url}/preview", headers=operator).json()["n_states"] == 0
+    assert client.get(f"{url}/preview", params=rule, headers=operator).json()["n_states"] == 1
+    body = {"rule": rule, "checkpoint_ids": []}
+    assert client.post(f"{url}/apply", json=body, headers=operator).json()["n_states"] == 0
+    assert client.post(f"{url}/apply", json=body | {"states": True}, headers=operator).json()["n_states"] == 1
+    assert [blobs.exists(sha256) for sha256 in shas] == [False, True, True]
+    refused = client.post(f"/api/v1/jobs/{jobs[0]}/extend", json={"epochs": 50}, headers=operator)
+    assert (refused.status_code, "kept no state" in refused.json()["detail"]) == (409, True)
+
+    client.put(url, json={"keep_states_days": 1, "automatic": True}, headers=operator)
+    library.apply_automatically(database, blobs, clock.now())
+    assert [blobs.exists(sha256) for sha256 in shas] == [False, True, False]
+    assert client.get("/storage?preview=1&keep_states_days=1", headers=operator).status_code == 200
+
+
 def test_an_automatic_rule_acts_by_itself_and_another_does_not(
-    client: TestClient, world: Any, operator: Headers, database: Database, clock: Any
+    client: TestClient, world: Any, operator: Headers, database: Database, settings: Settings, clock: Any
 ) -> None:
     _, epochs = world.finetune(world.checkpoint(), [1, 2, 3])
     clock.advance(hours=30)
     for automatic, expected in ((False, 0), (True, 2)):
         rule = {"keep_last": 1, "automatic": automatic}
         assert client.put("/api/v1/library/retention", json=rule, headers=operator).status_code == 200
-        assert library.apply_automatically(database, clock.now()) == expected
+        assert library.apply_automatically(database, BlobStore(settings.blob_root), clock.now()) == expected
     assert client.get("/api/v1/library/retention", headers=operator).json()["automatic"] is True
     assert set(ids_of(client.get(f"{URL}?deleted=true", headers=operator))) == {str(id) for id in epochs[:2]}
 
