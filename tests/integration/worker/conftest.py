@@ -158,8 +158,9 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, sqlite_template: Path) -> Iterator[Stack]:
+    """One for each file: which files a test process gets, and in what order, is chance."""
     data = tmp_path_factory.mktemp("stack")
     shutil.copy(sqlite_template, data / "tastemaker.sqlite3")
     sockets = Path(tempfile.mkdtemp(prefix="tm-"))  # a Unix socket's path must be short
