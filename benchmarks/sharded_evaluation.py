@@ -41,9 +41,9 @@ from app.db.session import Database
 from app.domain.bundled import BUNDLED
 from app.domain.enums import CheckpointKind, JobKind, JobStatus, Role
 from app.domain.specs import RewardTerm
-from app.services import accounts, jobs
+from app.services import accounts, submission
 from app.services.accounts import Principal
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from worker.jobs.images import encode_png
 from worker.ml.rewards import RewardHost, build_reward
 
@@ -71,7 +71,7 @@ class Installation:
                 session, self.settings, BlobStore(self.settings.blob_root), JobQueue(self.settings.celery_broker_url),
                 self.owner, datetime.now(UTC),
             )  # fmt: skip
-            job_id = jobs.submit(to, JobKind.EVALUATE, spec).id
+            job_id = submission.submit(to, JobKind.EVALUATE, spec).id
         while True:
             with self.database.reader() as session:
                 job = session.get_one(Job, job_id)

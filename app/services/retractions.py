@@ -13,7 +13,7 @@ from app.db.queries import trust as queries
 from app.domain.enums import JobKind
 from app.domain.errors import ConflictError, NotFoundError
 from app.domain.rewards import PREFERENCE
-from app.services import audit, jobs
+from app.services import audit, submission
 from app.services.accounts import Principal
 from app.services.job_views import JobView
 from app.services.marks import Marks, marks
@@ -96,7 +96,7 @@ def reinstate(session: Session, who: Principal, campaign_id: UUID, rater_id: UUI
     return standing_of(session, campaign_id, rater_id)
 
 
-def retrain_affected(to: jobs.Submission, campaign_id: UUID, rater_id: UUID) -> list[JobView]:
+def retrain_affected(to: submission.Submission, campaign_id: UUID, rater_id: UUID) -> list[JobView]:
     """Train anew what the rater's votes taught: one job for each way in which such a reward model was trained.
 
     Raises:
@@ -113,7 +113,7 @@ def retrain_affected(to: jobs.Submission, campaign_id: UUID, rater_id: UUID) -> 
     return [retrain_reward_model(to, model.id) for model in by_spec.values()]
 
 
-def retrain_reward_model(to: jobs.Submission, reward_model_id: UUID) -> JobView:
+def retrain_reward_model(to: submission.Submission, reward_model_id: UUID) -> JobView:
     """The job that trained a reward model once more, on the votes that count now.
 
     Raises:
@@ -123,10 +123,10 @@ def retrain_reward_model(to: jobs.Submission, reward_model_id: UUID) -> JobView:
     model = to.session.get(RewardModel, reward_model_id)
     if model is None:
         raise NotFoundError(f"There is no reward model {reward_model_id}; GET /api/v1/reward-models lists them.")
-    return jobs.submit(to, JobKind.REWARD_MODEL, _job_of(to.session, model).spec, name=model.name)
+    return submission.submit(to, JobKind.REWARD_MODEL, _job_of(to.session, model).spec, name=model.name)
 
 
-def retrain_checkpoint(to: jobs.Submission, checkpoint_id: UUID) -> JobView:
+def retrain_checkpoint(to: submission.Submission, checkpoint_id: UUID) -> JobView:
     """The finetune that made a checkpoint once more, toward reward models that rest on no retracted votes.
 
     Raises:
@@ -146,7 +146,7 @@ def retrain_checkpoint(to: jobs.Submission, checkpoint_id: UUID) -> JobView:
         )
     spec = dict(to.session.get_one(Job, checkpoint.job_id).spec)
     spec["reward"] = [_clean_term(to.session, term, marked) for term in spec["reward"]]
-    return jobs.submit(to, JobKind.FINETUNE, spec)
+    return submission.submit(to, JobKind.FINETUNE, spec)
 
 
 def _clean_term(session: Session, term: dict[str, object], marked: Marks) -> dict[str, object]:

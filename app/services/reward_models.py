@@ -15,7 +15,7 @@ from app.db.queries.keyset import Position, Slice
 from app.domain.enums import JobKind
 from app.domain.errors import InvalidSpecError, NotFoundError
 from app.domain.rewards import PREFERENCE
-from app.services import jobs
+from app.services import submission
 from app.services.job_views import JobView
 
 
@@ -63,7 +63,7 @@ def get_reward_model(session: Session, reward_model_id: UUID) -> RewardModelView
     return _views(session, [_require(session, reward_model_id)])[0]
 
 
-def rewards_of_samples(to: jobs.Submission, reward_model_id: UUID, sample_ids: Sequence[UUID]) -> Scored:
+def rewards_of_samples(to: submission.Submission, reward_model_id: UUID, sample_ids: Sequence[UUID]) -> Scored:
     """What the model says about these samples. What it has not seen yet is put into one `evaluate` job.
 
     The web process holds no encoder. A job scores a range of seeds drawn with one number of steps and one eta, so
@@ -82,7 +82,7 @@ def rewards_of_samples(to: jobs.Submission, reward_model_id: UUID, sample_ids: S
     missing = [known[id] for id in dict.fromkeys(sample_ids) if id not in rewards]
     if not missing:
         return Scored(rewards, None)
-    return Scored(rewards, jobs.submit(to, JobKind.EVALUATE, _evaluation(missing, reward_model_id)))
+    return Scored(rewards, submission.submit(to, JobKind.EVALUATE, _evaluation(missing, reward_model_id)))
 
 
 def _evaluation(missing: Sequence[Sample], reward_model_id: UUID) -> dict[str, Any]:

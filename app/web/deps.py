@@ -19,7 +19,7 @@ from app.domain.enums import Role
 from app.domain.errors import ForbiddenError, NotAuthenticatedError
 from app.services import accounts
 from app.services.accounts import Principal
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from app.web.idempotency import claim_key
 from app.web.state import AppState
 

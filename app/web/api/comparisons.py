@@ -10,8 +10,9 @@ from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.enums import Choice
-from app.services import labeling
-from app.services.labeling import ComparisonView, Side
+from app.services import labeling, leasing
+from app.services.labeling import Side
+from app.services.leasing import ComparisonView
 from app.web.api.problems import problems
 from app.web.deps import Blobs, CurrentRater, CurrentSettings, LookupSession, Now, WriteSession
 from app.web.idempotency import ApiRoute
@@ -77,7 +78,7 @@ def lease_comparisons(
     ] = [],  # noqa: B006
 ) -> list[ComparisonOut] | Response:
     """First what the caller has leased and not voted on, then new pairs; each is reserved until `expires_at`."""
-    leases = labeling.lease_comparisons(
+    leases = leasing.lease_comparisons(
         session,
         campaign_id,
         rater=rater,

@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from app.domain.documented import Documented
 from app.domain.enums import JobKind, JobStatus, Priority
-from app.services import job_control, jobs
+from app.services import job_control, jobs, submission
 from app.services.job_views import JobEventView, JobView
 from app.web.api.problems import problems
 from app.web.deps import Blobs, CurrentOperator, Now, Queue, ReadSession, State, ToSubmit, WriteSession
@@ -91,7 +91,7 @@ def submit_job(body: JobIn, to: ToSubmit, response: Response) -> JobView:
     A `reward_model` job is trained on the campaign's votes as they are at this moment. An accepted job is not lost when
     the broker is away: it waits in the database.
     """
-    job = jobs.submit(to, body.kind, body.spec, name=body.name, priority=body.priority)
+    job = submission.submit(to, body.kind, body.spec, name=body.name, priority=body.priority)
     response.headers["Location"] = job.links.self
     return job
 

@@ -16,9 +16,9 @@ from app.db.queries import tags as tag_queries
 from app.domain.bundled import BUNDLED
 from app.domain.enums import CheckpointKind, JobKind, Strategy
 from app.domain.errors import ConflictError, TastemakerError
-from app.services import campaigns, checkpoints, gallery, jobs, lineage
+from app.services import campaigns, checkpoints, gallery, jobs, lineage, submission
 from app.services.checkpoints import CheckpointView, StoredSource
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from app.web.deps import (
     Blobs,
     CurrentOperator,
@@ -179,7 +179,7 @@ def draw_shared_seeds(
     to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
     for source in (parent, checkpoint):
         spec = {"checkpoint_id": source.id, "n": _SHARED_N, "seed": _SHARED_SEED, "steps": steps}
-        jobs.submit(to, JobKind.SAMPLE, spec, name=f"Blind test seeds: {source.name}")
+        submission.submit(to, JobKind.SAMPLE, spec, name=f"Blind test seeds: {source.name}")
     return RedirectResponse("/jobs", status_code=303)
 
 

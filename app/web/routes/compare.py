@@ -14,10 +14,10 @@ from sqlalchemy.orm import Session
 
 from app.domain.enums import JobKind
 from app.domain.errors import ConflictError
-from app.services import checkpoints, comparing, jobs
+from app.services import checkpoints, comparing, jobs, submission
 from app.services.checkpoints import CheckpointView
 from app.services.comparing import MOST_COMPARED, MOST_SEEDS, Order
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
 from app.web.pages import SubmittedForm
 from app.web.pagination import clean
@@ -133,7 +133,7 @@ def draw_shared_seeds(
     steps = max((_steps_of(session, panel) for panel in panels), default=40)
     for panel in panels:
         spec = {"checkpoint_id": panel.id, "n": _DRAWN_N, "seed": _DRAWN_SEED, "steps": steps}
-        jobs.submit(to, JobKind.SAMPLE, spec, name=f"Seeds to compare: {panel.name}"[:120])
+        submission.submit(to, JobKind.SAMPLE, spec, name=f"Seeds to compare: {panel.name}"[:120])
     return RedirectResponse("/jobs", status_code=303)
 
 

@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field
 
 from app.domain.enums import JobKind
 from app.domain.rewards import PREFERENCE
-from app.services import checkpoints, dev_sets, evaluation, jobs, rewards
+from app.services import checkpoints, dev_sets, evaluation, jobs, rewards, submission
 from app.services.dev_sets import DevOrder
 from app.services.evaluation import MOST_CHECKPOINTS
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from app.web.charts import distribution_chart, line_chart, sparkline
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
 from app.web.pages import SubmittedForm
@@ -105,7 +105,7 @@ def run(
         "n": form.get("n", _SEEDS),
     }
     to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
-    job = jobs.submit(to, JobKind.EVALUATE, spec)
+    job = submission.submit(to, JobKind.EVALUATE, spec)
     return RedirectResponse(f"/jobs/{job.id}", status_code=303)
 
 

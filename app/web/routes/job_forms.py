@@ -15,11 +15,11 @@ from app.domain.jobs import SUPPORTED_JOB_KINDS
 from app.domain.presets import FINETUNE_PRESETS
 from app.domain.rewards import PREFERENCE
 from app.domain.specs import parse_spec
-from app.services import checkpoints, jobs, rewards
+from app.services import checkpoints, jobs, rewards, submission
 from app.services.estimates import estimate
 from app.services.foresight import warnings
 from app.services.job_checks import check_checkpoints
-from app.services.jobs import Submission
+from app.services.submission import Submission
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
 from app.web.forms import FormData, Option, build_form, read_form, values_of
 from app.web.pages import SubmittedForm
@@ -73,7 +73,7 @@ def submit(
     name = str(form.get("job_name") or "").strip()
     try:
         to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
-        job = jobs.submit(to, kind, payload, name=name or None, priority=_priority(form))
+        job = submission.submit(to, kind, payload, name=name or None, priority=_priority(form))
     except InvalidSpecError as error:
         return _render_form(
             request,

@@ -18,10 +18,10 @@ from app.domain.errors import InvalidSpecError, NotFoundError, TastemakerError
 from app.domain.guidance import DIFFERENTIABLE_REWARDS, TEXT_ENCODERS, why_no_prompt
 from app.domain.rewards import PREFERENCE
 from app.domain.specs import SampleSpec
-from app.services import analyses, checkpoints, gallery, jobs, over_optimisation, uploads
+from app.services import analyses, checkpoints, gallery, jobs, over_optimisation, submission, uploads
 from app.services.job_views import view_job
-from app.services.jobs import Submission
 from app.services.rewards import list_rewards
+from app.services.submission import Submission
 from app.services.uploads import StoredImage
 from app.web.deps import Blobs, CurrentOperator, CurrentSettings, Now, Queue, ReadSession, WriteSession
 from app.web.pages import SubmittedForm
@@ -95,7 +95,7 @@ def invert(
         if values["steps"]:
             spec["steps"] = values["steps"]
         to = Submission(session=session, settings=settings, blobs=blobs, queue=queue, who=operator, now=now)
-        job = jobs.submit(to, JobKind.ANALYZE, spec)
+        job = submission.submit(to, JobKind.ANALYZE, spec)
     except TastemakerError as refused:
         return _inversion_form(request, session, values=values, refused=refused)
     return RedirectResponse(f"/analysis/{job.id}", status_code=303)
@@ -135,9 +135,9 @@ def guide(
             message = f"At most {_MOST_GUIDED} are shown side by side; more can be drawn by a sampling job."
             raise InvalidSpecError(message, [{"field": "spec.n", "message": message}])
         guided_spec = {**plain, "guidance": guidance}
-        jobs.check(to, JobKind.SAMPLE, guided_spec)
-        jobs.submit(to, JobKind.SAMPLE, plain)
-        guided = jobs.submit(to, JobKind.SAMPLE, guided_spec)
+        submission.check(to, JobKind.SAMPLE, guided_spec)
+        submission.submit(to, JobKind.SAMPLE, plain)
+        guided = submission.submit(to, JobKind.SAMPLE, guided_spec)
     except InvalidSpecError as refused:
         return _guidance_form(request, session, settings.encoder, values=values, refused=refused)
     return RedirectResponse(f"/analysis/guidance/{guided.id}", status_code=303)

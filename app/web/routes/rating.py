@@ -12,7 +12,7 @@ from app.db.queries import pages as queries
 from app.domain.enums import CampaignStatus, Choice, Role
 from app.domain.errors import GoneError
 from app.domain.pairing import MAX_OPEN_LEASES
-from app.services import examples, labeling
+from app.services import examples, labeling, leasing
 from app.web.deps import CurrentRater, CurrentSettings, Now, WriteSession
 from app.web.templating import render
 
@@ -36,7 +36,7 @@ def show_pair(
     campaign = labeling.get_campaign_for(session, campaign_id, principal)
     leased = []
     if campaign.status is CampaignStatus.ACTIVE:
-        leased = labeling.lease_comparisons(
+        leased = leasing.lease_comparisons(
             session, campaign_id, rater=principal, n=1, now=now, lease_seconds=settings.lease_seconds, rng=_rng
         )
     return render(

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import numpy as np
 import pytest
-from labeling_data import add_checkpoint
 from scipy.stats import chisquare
 from sqlalchemy import event, func, select, update
 
@@ -27,8 +26,9 @@ from app.db.session import Database
 from app.domain import uncertainty
 from app.domain.enums import Choice, Role, Strategy
 from app.domain.errors import ConflictError, GoneError, InvalidSpecError
-from app.services import accounts, campaigns, labeling
+from app.services import accounts, campaigns, labeling, leasing
 from app.services.accounts import Principal
+from tests.labeling_data import add_checkpoint
 
 UNDO = 3600
 
@@ -57,7 +57,7 @@ class Lab:
         self, campaign_id: UUID, rater: Principal, n: int = 1, holding: frozenset[UUID] = frozenset()
     ) -> list[UUID]:
         with self.database.writer() as session:
-            views = labeling.lease_comparisons(
+            views = leasing.lease_comparisons(
                 session, campaign_id, rater=rater, n=n, holding=holding, now=self.clock.now(), lease_seconds=900,
                 rng=self.rng,
             )  # fmt: skip

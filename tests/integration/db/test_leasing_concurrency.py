@@ -8,15 +8,15 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from labeling_data import add_checkpoint
 from sqlalchemy import select
 
 from app.config import Settings
 from app.db.models import Campaign, Comparison, Pair, Preference, Sample
 from app.db.session import Database
 from app.domain.enums import Choice, Role
-from app.services import accounts, campaigns, gold, labeling
+from app.services import accounts, campaigns, gold, labeling, leasing
 from app.services.accounts import Principal
+from tests.labeling_data import add_checkpoint
 
 RATERS, VOTES, BUDGET = 8, 30, 200
 
@@ -45,7 +45,7 @@ def test_raters_who_vote_at_the_same_time_lose_double_and_overstep_nothing(
         start.wait(timeout=30)
         while len(given) < VOTES:
             with writers, database.writer() as session:
-                leases = labeling.lease_comparisons(
+                leases = leasing.lease_comparisons(
                     session, campaign_id, rater=people[number], n=rng.randrange(1, 4), now=now, lease_seconds=900,
                     rng=rng,
                 )  # fmt: skip
@@ -89,7 +89,7 @@ def test_two_votes_on_one_lease_at_the_same_time_leave_one(
         campaign_id = campaigns.create_campaign(
             session, name="c", question="?", checkpoint_ids=[base], creator=ada, now=now
         ).id
-        (lease,) = labeling.lease_comparisons(
+        (lease,) = leasing.lease_comparisons(
             session, campaign_id, rater=ada, n=1, now=now, lease_seconds=900, rng=Random(0)
         )
     start = Barrier(2)

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from alembic import command
-from labeling_data import add_checkpoint
 from sqlalchemy import Connection, select, text
 
 from app.config import Settings
@@ -14,6 +13,7 @@ from app.db.models import Checkpoint, Job, JobEvent
 from app.db.queries import jobs as queries
 from app.db.session import Database
 from app.domain.enums import EventKind, JobKind, JobStatus
+from tests.labeling_data import add_checkpoint
 
 
 def step(connection: Connection, revision: str, *, down: bool = False) -> None:

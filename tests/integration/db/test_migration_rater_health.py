@@ -4,7 +4,6 @@ from typing import Any
 from uuid import uuid4
 
 from alembic import command
-from labeling_data import add_checkpoint
 from sqlalchemy import Connection, text
 
 from app.config import Settings
@@ -14,6 +13,7 @@ from app.db.queries import integrity
 from app.db.session import Database
 from app.domain.enums import Choice, Role, Strategy
 from app.services import accounts
+from tests.labeling_data import add_checkpoint
 
 
 def step(connection: Connection, revision: str, *, down: bool = False) -> None:

@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from sqlalchemy import select
 
 from app.config import Settings
 from app.db.models import Comparison, Sample, User
 from app.db.session import Database
 from app.domain.enums import Role
+from tests.labeling_data import add_checkpoint
 
 UNKNOWN = UUID(int=7)  # an id that nothing has
 

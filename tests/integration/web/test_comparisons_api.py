@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from PIL import Image
 from sqlalchemy import select
 
@@ -16,6 +15,7 @@ from app.config import Settings
 from app.db.models import Comparison, Preference, Sample
 from app.db.session import Database
 from app.domain.enums import Role
+from tests.labeling_data import add_checkpoint
 
 UNKNOWN = UUID(int=7)  # an id that nothing has
 

@@ -9,7 +9,6 @@ from uuid import UUID
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from sqlalchemy import select
 
 from app.config import Settings
@@ -17,6 +16,7 @@ from app.db.models import Comparison, User
 from app.db.queries.snapshot import votes_for_snapshot
 from app.db.session import Database
 from app.domain.enums import Role
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from sqlalchemy import delete, func, select
 
 from app.adapters.blobs import BlobStore
@@ -26,6 +25,7 @@ from app.db.queries import integrity
 from app.db.session import Database
 from app.domain import pairing
 from app.domain.enums import Role
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 FORMATS = ("jsonl", "parquet", "datasets")

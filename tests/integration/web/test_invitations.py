@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from sqlalchemy import select, text
 
 from app.config import Settings
@@ -22,6 +21,7 @@ from app.domain.errors import GoneError
 from app.main import create_app
 from app.services import accounts, invitations
 from app.web.deps import SESSION_COOKIE
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 HERE = {"Origin": "http://testserver", "Accept": "text/html"}

@@ -6,13 +6,13 @@ from uuid import UUID, uuid4
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import MADE_AT, add_checkpoint
 from sqlalchemy import select
 
 from app.config import Settings
 from app.db.models import Campaign, Job, LabelSnapshot, RewardModel, Sample, SampleReward
 from app.db.session import Database
 from app.domain.enums import CampaignStatus, JobKind, Role, Strategy
+from tests.labeling_data import MADE_AT, add_checkpoint
 
 Headers = dict[str, str]
 URL = "/api/v1/reward-models"

@@ -14,9 +14,9 @@ from app.db.models import Checkpoint, Job
 from app.db.session import Database
 from app.domain.enums import JobKind, Role
 from app.domain.errors import ConflictError, InvalidSpecError
-from app.services import accounts, bin, jobs
+from app.services import accounts, bin, submission
 from app.services.accounts import Principal
-from app.services.jobs import Submission
+from app.services.submission import Submission
 
 _POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 pytestmark = pytest.mark.parametrize("database_url", [_POSTGRES], indirect=True)  # SQLite has one writer
@@ -34,7 +34,7 @@ def who(world: Any) -> Principal:
 def submit(session: Session, settings: Settings, world: Any, who: Principal, checkpoint: UUID) -> None:
     queue = JobQueue("memory://")
     to = Submission(session, settings, world.blobs, queue, who, world.now)
-    jobs.submit(to, JobKind.SAMPLE, {"checkpoint_id": str(checkpoint), "n": 2})
+    submission.submit(to, JobKind.SAMPLE, {"checkpoint_id": str(checkpoint), "n": 2})
 
 
 def delete(database: Database, who: Principal, checkpoint: UUID, world: Any) -> None:

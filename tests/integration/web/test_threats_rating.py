@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from PIL import Image
 from sqlalchemy import select
 
@@ -18,6 +17,7 @@ from app.db.models import Preference, Sample
 from app.db.session import Database
 from app.domain.enums import Role
 from app.services import accounts
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 HERE = {"Origin": "http://testserver", "Accept": "text/html"}

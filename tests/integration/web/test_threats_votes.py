@@ -9,7 +9,6 @@ from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from scipy.stats import binomtest
 from sqlalchemy import select
 
@@ -18,6 +17,7 @@ from app.db.models import Comparison, Preference, Sample
 from app.db.session import Database
 from app.domain import pairing
 from app.domain.enums import Role
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 

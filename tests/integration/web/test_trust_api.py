@@ -6,9 +6,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from conftest import World
 from fastapi.testclient import TestClient
-from labeling_data import add_checkpoint
 from sqlalchemy import select
 
 from app.adapters.blobs import BlobStore
@@ -18,6 +16,8 @@ from app.db.queries import integrity
 from app.db.session import Database
 from app.domain import pairing
 from app.domain.enums import Role
+from tests.integration.web.conftest import World
+from tests.labeling_data import add_checkpoint
 
 Headers = dict[str, str]
 

@@ -14,8 +14,8 @@ from sqlalchemy import select, text
 from app.db.models import Checkpoint, Job, Measurement, Sample, SampleReward, Worker
 from app.db.queries import jobs as queries
 from app.domain.enums import JobKind, JobStatus, Role, WorkQueue
-from app.services import accounts, jobs
-from app.services.jobs import Submission
+from app.services import accounts, submission
+from app.services.submission import Submission
 from tests.integration.worker.conftest import Stack
 
 
@@ -33,7 +33,7 @@ class Fleet(NamedTuple):
             user = accounts.ensure_user(session, "olga", Role.OPERATOR, now)
             who = accounts.Principal(user_id=user.id, name=user.name, role=user.role)
             to = Submission(session, self.stack.settings, self.stack.blobs, self.stack.queue, who, now)
-            return jobs.submit(to, kind, spec).id
+            return submission.submit(to, kind, spec).id
 
     def parts(self, job_id: UUID) -> list[Job]:
         with self.stack.database.reader() as session:

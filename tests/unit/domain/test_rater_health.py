@@ -7,7 +7,6 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import expit
 from scipy.stats import beta
-from simulated_votes import GOLD_MARGIN, Manners, simulate
 
 from app.domain import agreement, consensus
 from app.domain.consensus import Ballots
@@ -22,6 +21,7 @@ from app.domain.rater_health import (
     rater_health,
     rater_weights,
 )
+from tests.simulated_votes import GOLD_MARGIN, Manners, simulate
 
 CAMPAIGNS = 200
 
