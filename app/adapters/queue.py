@@ -66,6 +66,7 @@ class JobQueue:
                 accept_content=["json"],
                 task_ignore_result=True,
                 broker_connection_timeout=2,
-                broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2},
+                # a broker that is away is asked once: the reaper sends again, and somebody waits for an answer
+                broker_transport_options={"socket_timeout": 5, "socket_connect_timeout": 2, "max_retries": 0},
             )
         return self._celery

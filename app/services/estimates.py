@@ -1,7 +1,7 @@
 """How long a job will take and how much memory it needs, before it starts: from what past jobs on the workers took."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
 from uuid import UUID
@@ -13,6 +13,7 @@ from app.db.queries import past_runs as queries
 from app.domain.effort import UPDATE_WEIGHT, FinetuneEffort, finetune_effort
 from app.domain.enums import EventKind, JobKind
 from app.domain.errors import InvalidSpecError
+from app.domain.jobs import parts_of
 from app.domain.specs import (
     AnalyzeSpec,
     EvaluateSpec,
@@ -48,10 +49,10 @@ def estimate(session: Session, spec: Spec) -> Estimate:
         case FinetuneSpec():
             return _finetune(session, spec)
         case SampleSpec():
-            return _drawing(session, spec.checkpoint_id, spec.n * spec.steps, JobKind.SAMPLE)
+            return _in_parts(spec, _drawing(session, spec.checkpoint_id, spec.n * spec.steps, JobKind.SAMPLE))
         case EvaluateSpec():
             work = spec.n * spec.steps * len(spec.checkpoint_ids)
-            return _drawing(session, spec.checkpoint_ids[0], work, JobKind.EVALUATE)
+            return _in_parts(spec, _drawing(session, spec.checkpoint_ids[0], work, JobKind.EVALUATE))
         case AnalyzeSpec():
             same = [job for job in _past(session, JobKind.ANALYZE) if job.spec.get("kind") == spec.kind.value]
             work = spec.n * len(spec.checkpoint_ids)
@@ -100,6 +101,14 @@ def _drawing(session: Session, checkpoint_id: UUID, evaluations: int, kind: JobK
     if kind is JobKind.EVALUATE:
         words += "; the rewards' own time is not counted"
     return _from([pace * evaluations for pace in paces], peaks, words)
+
+
+def _in_parts(spec: Spec, whole: Estimate) -> Estimate:
+    """How many workers will be free for the parts, and whether they share cores, nobody knows: the time stays."""
+    n = len(parts_of(spec))
+    if n == 0 or whole.seconds is None:
+        return whole
+    return replace(whole, basis=f"{whole.basis}; by one worker, less where several do its {n} parts at once")
 
 
 def _sampling_pace(session: Session, checkpoint_id: UUID) -> tuple[list[float], set[str], list[Job]]:

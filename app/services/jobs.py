@@ -1,6 +1,6 @@
 """Jobs that were submitted: list, follow, cancel, and start again."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -169,9 +169,16 @@ def queue_again(
     job = lock_job(session, job_id)
     if not (even_if_succeeded and job.status is JobStatus.SUCCEEDED):
         require_restartable(job.status)
-    for part in job_queries.parts_of(session, job_id):
-        if part.status in (JobStatus.FAILED, JobStatus.CANCELLED):
-            queue_again(session, queue, part.id, now, from_start=from_start)
+    parts = job_queries.parts_of(session, job_id, for_update=True)
+    again = [*(part for part in parts if part.status in (JobStatus.FAILED, JobStatus.CANCELLED)), job]
+    for one in again:
+        _restart(one, from_start=from_start)
+    session.flush()
+    announce_queued(session, queue, again, now)
+    return view_job(job)
+
+
+def _restart(job: Job, *, from_start: bool) -> None:
     job.status = JobStatus.QUEUED
     job.cancel_requested = False
     job.attempts_without_progress = 0
@@ -186,18 +193,19 @@ def queue_again(
         job.stage = ""
         job.result = {}
         job.inputs = job.inputs | {"since_seq": job.last_event_seq}  # curves and alarms begin anew
-    session.flush()
-    announce_queued(session, queue, job, now)
-    return view_job(job)
 
 
-def announce_queued(session: Session, queue: JobQueue, job: Job, now: datetime) -> None:
-    """Note that a job is queued, and send its message once the transaction has committed."""
-    job_queries.append_event(session, job.id, EventKind.STATUS, {"status": JobStatus.QUEUED.value}, now)
-    job.sent_at = now  # the reaper sends it again where this message does not arrive
+def announce_queued(session: Session, queue: JobQueue, jobs: Sequence[Job], now: datetime) -> None:
+    """Note that jobs are queued, and send their messages once the transaction has committed.
+
+    A broker that does not answer is asked once for all of them; the reaper sends what did not arrive.
+    """
+    for job in jobs:
+        job_queries.append_event(session, job.id, EventKind.STATUS, {"status": JobStatus.QUEUED.value}, now)
+        job.sent_at = now
     session.flush()
-    line, kind, job_id = job.queue, job.kind, job.id
-    run_after_commit(session, lambda: queue.send(line, kind, job_id))
+    messages = [(job.queue, job.kind, job.id) for job in jobs]
+    run_after_commit(session, lambda: all(queue.send(*message) for message in messages))
 
 
 def lock_job(session: Session, job_id: UUID) -> Job:

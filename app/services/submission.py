@@ -76,10 +76,15 @@ def submit(
     name = (name or _default_name(to.session, kind, spec))[:_MAX_NAME]
     job = _add(to, kind, spec, name=name, inputs=inputs, priority=priority.rank)
     audit.record(to.session, to.who.user_id, "job.submit", job.id, to.now, kind=kind.value, name=job.name)
-    parts = parts_of(spec)
-    for number, part in enumerate(parts, 1):
-        title = f"{name[: _MAX_NAME - 20]}, part {number} of {len(parts)}"
-        _add(to, kind, part, name=title, inputs={}, priority=job.priority, whole=job)
+    specs = parts_of(spec)
+    parts = [
+        _add(
+            to, kind, part, name=f"{name[: _MAX_NAME - 20]}, part {number} of {len(specs)}", inputs={},
+            priority=job.priority, whole=job,
+        )
+        for number, part in enumerate(specs, 1)
+    ]  # fmt: skip
+    announce_queued(to.session, to.queue, [*parts, job], to.now)
     return view_job(job)
 
 
@@ -93,7 +98,7 @@ def _add(
     priority: int,
     whole: Job | None = None,
 ) -> Job:
-    """Store a queued job and announce it; a part of a `whole` stands where that stands in line."""
+    """Store a queued job; a part of a `whole` stands where that stands in line."""
     job = Job(
         kind=kind,
         name=name,
@@ -116,7 +121,6 @@ def _add(
         job.parent_id, job.queue, job.queue_position = whole.id, whole.queue, whole.queue_position
     to.session.add(job)
     to.session.flush()
-    announce_queued(to.session, to.queue, job, to.now)
     return job
 
 

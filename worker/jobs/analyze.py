@@ -23,6 +23,7 @@ from app.domain.ratings import proportion
 from app.domain.specs import AnalyzeSpec
 from worker.jobs.context import JobContext, Record
 from worker.jobs.drawing import draw_missing, load_checkpoint, open_for_drawing
+from worker.jobs.embeddings import cached_chunks
 from worker.jobs.images import encode_png, load_images
 from worker.jobs.invert import invert
 from worker.jobs.rewards import rewards_by_key
@@ -185,8 +186,11 @@ def _age_distribution(context: JobContext, spec: AnalyzeSpec, checkpoints: Seque
     share = (1 - _DRAWING) / len(checkpoints)
     for position, each in enumerate(_draw(context, spec, checkpoints)):
         part = (_DRAWING + position * share, _DRAWING + (position + 1) * share)
-        logits = _over(context, each.sha256s, classifier.logits, stage=f"Judging {each.checkpoint.name}", fraction=part)
-        shares = class_shares(logits, AGE_CLASSES)
+        judged = cached_chunks(
+            context, classifier.name, classifier.logits, each.sha256s, stage=f"Judging {each.checkpoint.name}",
+            fraction=part,
+        )  # fmt: skip
+        shares = class_shares(np.concatenate([logits for _, logits in judged]), AGE_CLASSES)
         groups = (
             merged_share(shares, "under 30", classes_between(0, 29)),
             merged_share(shares, "50 and over", classes_between(50, None)),
@@ -231,8 +235,7 @@ def _embed(
     context: JobContext, spec: AnalyzeSpec, drawn: Sequence[_Drawn], *, fraction: tuple[float, float]
 ) -> list[Float[np.ndarray, "n d"]]:
     """Embeddings of every checkpoint's samples."""
-    from worker.jobs.embeddings import embedded_chunks  # open_clip takes seconds to import; not all analyses need it
-    from worker.ml.encoders import load_encoder
+    from worker.ml.encoders import load_encoder  # open_clip takes seconds to import; not all analyses need it
 
     name = spec.encoder or context.settings.encoder
     encoder = load_encoder(name, device=context.device, weights_dir=context.settings.weights_dir)
@@ -241,7 +244,7 @@ def _embed(
     embeddings = []
     for position, each in enumerate(drawn):
         part = (start + position * share, start + (position + 1) * share)
-        chunks = embedded_chunks(context, encoder, each.sha256s, fraction=part)
+        chunks = cached_chunks(context, encoder.name, encoder.encode, each.sha256s, fraction=part)
         embeddings.append(np.concatenate([rows for _, rows in chunks]))
     return embeddings
 

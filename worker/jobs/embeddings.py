@@ -1,6 +1,6 @@
-"""Embeddings of stored images: computed once per encoder and image, kept in the database."""
+"""What frozen networks say of stored images: computed once per network and image, kept in the database."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -9,39 +9,46 @@ from app.db.queries import learning as queries
 from app.domain.errors import JobCancelledError
 from worker.jobs.context import JobContext
 from worker.jobs.images import load_images
-from worker.ml.encoders import Encoder
 
-_CHUNK = 64  # images that are in memory, and embeddings that are committed, at once
+_CHUNK = 64  # images that are in memory, and vectors that are committed, at once
 
 
-def embedded_chunks(
-    context: JobContext, encoder: Encoder, sha256s: list[str], *, fraction: tuple[float, float]
+def cached_chunks(
+    context: JobContext,
+    name: str,
+    encode: Callable[[UInt8[np.ndarray, "n h w 3"]], Float[np.ndarray, "n d"]],
+    sha256s: list[str],
+    *,
+    stage: str = "Embedding images",
+    fraction: tuple[float, float],
 ) -> Iterator[tuple[UInt8[np.ndarray, "n h w 3"], Float[np.ndarray, "n d"]]]:
-    """Images and their embeddings in the order of `sha256s`, some at a time; embeddings that are new are cached.
+    """Images and their fp32 vectors in the order of `sha256s`, some at a time; vectors that are new are kept.
 
     Args:
+        name: of the network; the same name means the same vectors.
+        encode: an encoder's `encode`, a classifier's `logits`.
         fraction: the share of the whole job that this covers, for progress.
 
     Raises:
         JobCancelledError: stopped on request; what was computed is kept.
     """
     with context.database.reader() as session:
-        known = queries.cached_embeddings(session, encoder.name, sha256s)
+        known = queries.cached_embeddings(session, name, sha256s)
     start, end = fraction
     for first in range(0, len(sha256s), _CHUNK):
         if context.monitor.should_stop():
-            raise JobCancelledError("Cancelled; the embeddings that were computed are kept.")
+            raise JobCancelledError("Cancelled; what was computed is kept.")
         chunk = sha256s[first : first + _CHUNK]
         images = load_images(context.blobs, chunk)
         new = [row for row, sha256 in enumerate(chunk) if sha256 not in known]
         if new:
-            vectors = encoder.encode(images[new]).astype("<f4")
+            vectors = encode(images[new]).astype("<f4")
             fresh = {chunk[row]: vector.tobytes() for row, vector in zip(new, vectors, strict=True)}
             with context.fence.transaction() as session:
-                queries.cache_embeddings(session, encoder.name, fresh)
+                queries.cache_embeddings(session, name, fresh)
             known |= fresh
         yield images, np.stack([np.frombuffer(known[sha256], "<f4") for sha256 in chunk])
         done = first + len(chunk)
         context.monitor.progress(
-            start + (end - start) * done / len(sha256s), stage=f"Embedding images: {done} of {len(sha256s)}"
+            start + (end - start) * done / len(sha256s), stage=f"{stage}: {done} of {len(sha256s)}"
         )

@@ -18,7 +18,7 @@ from app.domain.enums import Choice
 from app.domain.errors import CorruptDataError, JobError
 from app.domain.specs import RewardModelSpec, RewardTerm
 from worker.jobs.context import JobContext, Record
-from worker.jobs.embeddings import embedded_chunks
+from worker.jobs.embeddings import cached_chunks
 from worker.jobs.monitor import PartMonitor
 from worker.ml.encoders import Encoder, load_encoder
 from worker.ml.image_features import join_features
@@ -125,5 +125,5 @@ def _fitted_pairs(votes: Iterable[Mapping[str, Any]], row_of: Mapping[str, int])
 
 def _features(context: JobContext, encoder: Encoder, sha256s: list[str]) -> Float[np.ndarray, "n d"]:
     """Colour features and embedding of every image."""
-    chunks = embedded_chunks(context, encoder, sha256s, fraction=(0.0, _EMBEDDING))
+    chunks = cached_chunks(context, encoder.name, encoder.encode, sha256s, fraction=(0.0, _EMBEDDING))
     return np.concatenate([join_features(colour_features(images), embeddings) for images, embeddings in chunks])

@@ -57,7 +57,7 @@ class SampleSketch(Base):
 
 
 class Embedding(Base):
-    """A frozen encoder's features of one image: float32, little-endian."""
+    """A frozen encoder's features, or a classifier's logits, of one image: float32, little-endian."""
 
     __tablename__ = "embedding"
 

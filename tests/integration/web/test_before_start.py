@@ -49,6 +49,22 @@ def test_a_finetune_is_estimated_from_what_a_past_one_of_the_model_took(world: A
     assert other.calibration_id is not None, "another model says nothing about this one"
 
 
+def test_the_time_of_a_job_in_parts_is_that_of_one_worker_and_says_so(world: Any) -> None:
+    base = world.checkpoint()
+    world.samples(base, range(10))
+    spec = SampleSpec(checkpoint_id=base, n=10, steps=5)
+    moments = {"started_at": world.now, "finished_at": world.now + timedelta(seconds=20), "attempts": 1}
+    drawn = world.job(JobKind.SAMPLE, JobStatus.SUCCEEDED, spec=spec.model_dump(mode="json"), **moments)
+    with world.database.writer() as session:
+        session.execute(update(Sample).where(Sample.checkpoint_id == base).values(job_id=drawn))
+    with world.database.reader() as session:
+        whole = estimate(session, spec)
+        parts = estimate(session, spec.model_copy(update={"shards": 4}))
+    assert whole.seconds == parts.seconds == 20
+    assert "4 parts" not in whole.basis
+    assert "by one worker, less where several do its 4 parts at once" in parts.basis
+
+
 def test_past_reward_models_say_nothing_about_a_push(world: Any) -> None:
     moments = {"started_at": world.now, "finished_at": world.now + timedelta(seconds=30)}
     world.job(JobKind.REWARD_MODEL, JobStatus.SUCCEEDED, attempts=1, **moments)

@@ -96,6 +96,22 @@ def test_a_job_in_shards_stands_in_line_once_and_waits_for_its_parts(
         assert queries.claim_first(session, list(WorkQueue), worker="w", now=world.now) == (UUID(job_id), 1)
 
 
+def test_a_broker_that_is_away_is_asked_once_for_a_job_and_all_its_parts(
+    client: TestClient, world: Any, operator: Headers, caplog: pytest.LogCaptureFixture
+) -> None:
+    def asked() -> int:
+        n = caplog.text.count("broker away")
+        caplog.clear()
+        return n
+
+    caplog.set_level("WARNING", "app.adapters.queue")
+    job_id, _ = sharded(client, world, operator)
+    assert asked() == 1
+    client.post(f"{URL}/{job_id}/cancel", headers=operator)
+    client.post(f"{URL}/{job_id}/resume", headers=operator)
+    assert asked() == 1
+
+
 def test_cancelling_a_job_in_shards_ends_its_parts_and_a_resume_queues_them_again(
     client: TestClient, world: Any, operator: Headers
 ) -> None:

@@ -12,12 +12,19 @@ import pytest
 import torch
 from PIL import Image
 from sqlalchemy import select
+from transformers import ViTForImageClassification, ViTImageProcessor
 
+from app.config import Settings
 from app.db.models import Checkpoint, Embedding, Job, Sample, Upload
+from app.db.queries import jobs as queries
 from app.domain.enums import JobKind, JobStatus
 from app.domain.specs import RewardTerm
+from tests.age_classifier import save_age_classifier
 from tests.integration.worker.conftest import Stack, add_base
+from worker.jobs.child import run_attempt
+from worker.jobs.runtime import open_runtime
 from worker.ml.policy import load_policy, save_policy
+from worker.ml.rewards.age import AGE_CLASSES, AgeClassifier
 from worker.ml.rewards.pixels import brightness
 
 
@@ -126,6 +133,61 @@ def test_an_inversion_shows_the_noise_and_comes_closer_as_steps_are_skipped(
         error = ((pixels_of(stack, [result["image"]]) - original) ** 2).mean()
         assert result["psnr"] == pytest.approx(10 * np.log10(255**2 / error))
     assert stack.finish(stack.add_job(JobKind.ANALYZE, spec)).result == job.result
+
+
+def test_ages_are_judged_as_the_classifier_does_and_only_once_an_image(
+    sqlite_database_url: str, tmp_path: Path, tiny_model: Path, other_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = save_age_classifier(tmp_path / "weights")
+    settings = Settings(
+        mode="demo", data_dir=tmp_path / "data", database_url=sqlite_database_url, device="cpu", weights_dir=weights,
+        worker_concurrency=64,
+    )  # fmt: skip
+    runtime = open_runtime(settings)
+    bases = [add_base(runtime, folder) for folder in (tiny_model, other_model)]
+
+    def run(seed: int) -> tuple[Job, dict[str, Any]]:
+        spec = spec_of("age_distribution", *bases, n=20, seed=seed)
+        with runtime.database.writer() as session:
+            job = Job(kind=JobKind.ANALYZE, name="ages", spec=spec, created_at=datetime.now(UTC))
+            session.add(job)
+        with runtime.database.writer() as session:
+            claim = queries.claim(session, job.id, worker="test", now=datetime.now(UTC))
+        assert claim is not None
+        run_attempt(runtime, claim)
+        with runtime.database.reader() as session:
+            job = session.get_one(Job, job.id)
+        assert job.status is JobStatus.SUCCEEDED, job.error
+        return job, json.loads(runtime.blobs.get(job.result["analysis_sha256"]))
+
+    first, document = run(seed=3)
+    model = ViTForImageClassification.from_pretrained(weights / "vit-age-classifier").eval()
+    processor = ViTImageProcessor.from_pretrained(weights / "vit-age-classifier")
+    for checkpoint, found in zip(bases, document["distributions"], strict=True):
+        with runtime.database.reader() as session:
+            samples = session.scalars(select(Sample).where(Sample.checkpoint_id == checkpoint.id)).all()
+        assert len(samples) == 20
+        counts = dict.fromkeys(AGE_CLASSES, 0)
+        for sample in samples:
+            image = Image.open(io.BytesIO(runtime.blobs.get(sample.sha256)))
+            with torch.no_grad():
+                best = int(model(**processor(image, return_tensors="pt")).logits.argmax())
+            counts[AGE_CLASSES[best]] += 1
+        assert {row["name"]: row["count"] for row in found["classes"]} == counts
+        young = sum(counts[name] for name in ("0-2", "3-9", "10-19", "20-29"))
+        old = sum(counts[name] for name in ("50-59", "60-69", "more than 70"))
+        assert [(group["name"], group["count"]) for group in found["groups"]] == [
+            ("under 30", young),
+            ("50 and over", old),
+        ]
+
+    seen: list[int] = []
+    logits = AgeClassifier.logits
+    monkeypatch.setattr(AgeClassifier, "logits", lambda self, images: seen.append(len(images)) or logits(self, images))
+    again, _ = run(seed=3)
+    assert (again.result["analysis_sha256"], seen) == (first.result["analysis_sha256"], [])
+    run(seed=13)
+    assert sum(seen) == 2 * 10, "half of each checkpoint's images were judged before"
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_workers_say_that_they_are_there_and_what_they_take(fleet: Fleet) -> Non
 def test_a_job_goes_to_a_worker_that_serves_its_queue_past_others_that_wait(
     fleet: Fleet, tiny_checkpoint: Checkpoint
 ) -> None:
-    long = [fleet.submit(JobKind.SAMPLE, drawing(tiny_checkpoint, 80, seed=100 * n, steps=40)) for n in range(2)]
+    long = [fleet.submit(JobKind.SAMPLE, drawing(tiny_checkpoint, 65, seed=100 * n, steps=25)) for n in range(2)]
     until("one of them runs", lambda: any(fleet.stack.job(id).status is JobStatus.RUNNING for id in long))
     quick = fleet.stack.finish(fleet.submit(JobKind.SAMPLE, drawing(tiny_checkpoint, 3, seed=5000)))
     assert quick.queue is WorkQueue.QUICK

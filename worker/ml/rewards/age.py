@@ -27,6 +27,8 @@ _ON_HUB = tuple(HubFile(_REPO, name) for name in _FILES)
 class AgeClassifier:
     """The classifier with its own preprocessing: [n, h, w, 3] pixels -> [n, 9] logits, one an age class."""
 
+    name = FOLDER
+
     def __init__(self, model: Any, processor: Any, *, device: str = "cpu") -> None:
         """`model` is a ViTForImageClassification, `processor` its ViTImageProcessor."""
         self._model = model.eval().requires_grad_(False).to(device)
@@ -35,7 +37,7 @@ class AgeClassifier:
 
     @torch.no_grad()
     def logits(self, images: Images, *, batch_size: int = 32) -> Float[np.ndarray, "n 9"]:
-        """Logits of `AGE_CLASSES`, as float64."""
+        """Logits of `AGE_CLASSES`, computed in fp32, as float64."""
         parts = [np.zeros((0, len(AGE_CLASSES)))]
         for start in range(0, len(images), batch_size):
             inputs = self._processor(list(images[start : start + batch_size]), return_tensors="pt")

@@ -14,11 +14,12 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
-from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+from transformers import ViTForImageClassification, ViTImageProcessor
 
 from app.domain.errors import CorruptDataError, InvalidSpecError, UnavailableError
 from app.domain.rewards import BUILT_IN_REWARDS
 from app.domain.specs import RewardTerm
+from tests.age_classifier import save_age_classifier
 from worker.ml.encoders import ClipEncoder, ImageEncoder, load_encoder
 from worker.ml.rewards import Reward, RewardHost, build_reward, catalogue
 from worker.ml.rewards.aesthetic import HEAD, WIDTHS, Aesthetic, load_head
@@ -121,25 +122,7 @@ def test_a_missing_weight_file_is_named_with_the_setting(tmp_path: Path, name: s
 @pytest.fixture(scope="module")
 def age_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A weights folder with a tiny ViT of the age classifier's class."""
-    root = tmp_path_factory.mktemp("weights")
-    torch.manual_seed(3)
-    model = ViTForImageClassification(
-        ViTConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            image_size=16,
-            patch_size=8,
-            num_labels=9,
-            id2label=dict(enumerate(AGE_CLASSES)),
-            label2id={label: index for index, label in enumerate(AGE_CLASSES)},
-        )
-    )
-    torch.nn.init.normal_(model.classifier.weight)
-    model.save_pretrained(root / "vit-age-classifier")
-    ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(root / "vit-age-classifier")
-    return root
+    return save_age_classifier(tmp_path_factory.mktemp("weights"))
 
 
 def raw_logits(folder: Path) -> np.ndarray:
