@@ -129,7 +129,7 @@ def test_a_campaign_is_opened_changed_closed_and_opened_again(open_page: OpenPag
     page.get_by_label("critters-64").check()
     page.get_by_role("button", name="Open the campaign").click()
     expect(page.get_by_role("heading", name="Which has the kinder eyes?")).to_be_visible()
-    page.get_by_text("Settings", exact=True).click()
+    page.get_by_text("Change name, votes wanted").click()
     page.get_by_label("Votes wanted").fill("60")
     page.get_by_role("button", name="Save the settings").click()
     expect(page.get_by_text("votes of 60")).to_be_visible()
