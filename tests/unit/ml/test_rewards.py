@@ -25,15 +25,21 @@ def built(name: str, **params: float) -> Reward:
     return build_reward([RewardTerm(name=name, params=dict(params))], preference=no_preference)
 
 
-@pytest.mark.parametrize("quality", [95, 30])
-def test_jpeg_rewards_are_the_kilobytes_of_the_file(quality: int) -> None:
+@pytest.mark.parametrize("quality", [1, 30, 95, 100])
+@pytest.mark.parametrize("size", [(16, 16), (17, 31), (64, 64), (256, 200)])
+def test_jpeg_rewards_are_the_kilobytes_of_the_file(quality: int, size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (8, *size, 3), dtype=np.uint8)
+    smooth = [np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(3))) for image in noise]
+    images = np.concatenate([noise, smooth])
+    images.flags.writeable = False  # as they come from a decoder
     sizes = []
-    for image in NOISE:
+    for image in images:
         file = io.BytesIO()
         Image.fromarray(image).save(file, "JPEG", quality=quality)
         sizes.append(len(file.getvalue()) / 1000)
-    assert built("jpeg_incompressibility", quality=quality)(NOISE).tolist() == sizes
-    assert built("jpeg_compressibility", quality=quality)(NOISE).tolist() == [-size for size in sizes]
+    assert built("jpeg_incompressibility", quality=quality)(images).tolist() == sizes
+    assert built("jpeg_compressibility", quality=quality)(images[::-1]).tolist() == [-size for size in sizes[::-1]]
+    assert built("jpeg_compressibility", quality=quality)(images[:0]).tolist() == []
 
 
 def test_a_plain_image_is_more_compressible_than_noise() -> None:
