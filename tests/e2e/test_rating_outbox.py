@@ -5,10 +5,11 @@ from pathlib import Path
 from uuid import UUID
 
 from playwright.sync_api import Browser, Page, expect
-from sqlalchemy import update
+from sqlalchemy import select, update
 
+from app.adapters.blobs import BlobStore
 from app.adapters.clock import SystemClock
-from app.db.models import Comparison, Preference
+from app.db.models import Comparison, Preference, Sample
 from app.domain.enums import Choice, Role
 from tests.e2e.conftest import OpenPage
 from tests.e2e.rating import (
@@ -132,6 +133,30 @@ def test_votes_given_while_the_server_is_down_are_stored_once_when_it_is_back(br
     assert len(rater.chosen) == 9
     home.database.dispose()
     context.close()
+
+
+def test_pairs_whose_images_are_gone_are_skipped_and_rating_goes_on(browser: Browser, tmp_path: Path) -> None:
+    with running_site(tmp_path) as home:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(home.login_link("Quinn", Role.RATER))
+        open_rating(page, home)
+        rater = Rater(page)
+        rater.rate(2)
+        wait_until_fetched_ahead(page)
+        with home.database.reader() as session:
+            images = sorted(set(session.scalars(select(Sample.sha256))))
+        for sha256 in images[::2]:  # three pairs of four lose an image
+            BlobStore(home.settings.blob_root).delete(sha256)
+        rater.rate(14)
+        wait_until_saved(page)
+        stored = stored_votes(home, "Quinn")
+        skipped = {id: choice for id, choice in stored.items() if id not in rater.chosen}
+        assert {id: stored[id] for id in rater.chosen} == rater.chosen
+        assert len(skipped) > 3
+        assert set(skipped.values()) == {Choice.SKIP}
+        expect(page.locator("[data-pair] img").first).to_be_visible()
+        context.close()
 
 
 def test_a_closed_tab_loses_nothing(open_page: OpenPage, site: Site) -> None:

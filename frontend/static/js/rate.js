@@ -27,7 +27,7 @@ const visit = new Visit(`tastemaker-visit:${scope}`);
 const source = new PairSource(controls.dataset.campaign, () => [
   ...(current ? [current.id] : []),
   ...outbox.comparisons(),
-]);
+], () => announce("A pair whose image is missing was skipped.", true));
 const outbox = new Outbox(scope, { onChange: showSync, renew: (comparison) => source.renew(comparison) });
 const history = new VoteHistory(`tastemaker-history:${scope}`, UNDO_DEPTH);
 const stage = new Stage($("stage"), { onSwipe: choose, onZoom: (text) => ($("zoom-text").textContent = text) });
