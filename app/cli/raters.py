@@ -66,3 +66,5 @@ def import_votes(
     with TastemakerClient(url, token) as client:
         report = import_file(client, campaign, file)
     typer.echo(f"{report['imported']} votes imported, {report['known']} were here already.")
+    if report["retracted"]:
+        typer.echo(f"{report['retracted']} raters were retracted where the votes come from, and are here.")

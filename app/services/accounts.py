@@ -5,6 +5,7 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import count
 from uuid import UUID
 
 from argon2 import PasswordHasher
@@ -65,6 +66,21 @@ def ensure_user(session: Session, name: str, role: Role, now: datetime) -> User:
         session.add(user)
         session.flush()
     return user
+
+
+def imported_rater(session: Session, pseudonym: str, now: datetime) -> User:
+    """The user behind votes of this pseudonym from elsewhere: a rater that nobody can sign in as.
+
+    A person who happens to have such a name keeps their votes apart: the imported one gets a number.
+    """
+    for number in count(1):
+        name = f"imported {pseudonym}" if number == 1 else f"imported {pseudonym} ({number})"
+        user = queries.user_by_name(session, name)
+        if user is None:
+            return ensure_user(session, name, Role.RATER, now)
+        if user.role is Role.RATER and not queries.may_ever_sign_in(session, user):
+            return user
+    raise AssertionError("numbers do not end")
 
 
 def create_token(

@@ -3,20 +3,20 @@
 import io
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID, uuid5
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from sqlalchemy.orm import Session
 
 from app.config import Settings
 from app.db.models import Campaign, Comparison, Preference
 from app.db.queries import imports as queries
 from app.db.queries import labeling as labeling_queries
-from app.domain.enums import CampaignStatus, Choice, Role, Strategy
+from app.domain.enums import CampaignStatus, Choice, Strategy
 from app.domain.errors import ConflictError, InvalidSpecError, NotFoundError
 from app.domain.pairing import canonical
 from app.services import accounts, audit
@@ -26,6 +26,9 @@ from app.services.export_folder import METADATA
 
 MAX_ROWS = 20_000
 """Votes that one call may bring; `tastemaker import-votes` sends larger files in parts."""
+
+_YEARS = range(2000, 2101)
+"""Votes of other years are slips of a clock or of a hand, and would make a campaign's timeline endless."""
 
 _MAX_UNPACKED = 100_000_000
 _MAX_TEXT = 10_000
@@ -56,14 +59,23 @@ class ImportedVote(BaseModel):
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
+    @field_validator("leased_at", "created_at", "updated_at")
+    @classmethod
+    def _is_of_our_time(cls, moment: datetime) -> datetime:
+        if moment.year not in _YEARS:
+            raise ValueError(f"the year must be {_YEARS[0]} to {_YEARS[-1]}")
+        return moment
+
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What came of an import: votes stored, votes that were here before, and the raters behind them."""
+    """What came of an import: votes stored, votes that were here before, the raters behind them, and how many of those
+    do not count because they were retracted where the votes come from."""
 
     imported: int
     known: int
     raters: int
+    retracted: int
 
 
 def read_rows(data: bytes) -> list[ImportedVote]:
@@ -96,13 +108,16 @@ def import_votes(
     """Store votes that are not here yet, all of them or none; the same file again changes nothing.
 
     Samples are found by id, or by the hash of their image among the campaign's checkpoints. Raters are found by their
-    pseudonym, else made as users that nobody can sign in as. Votes of another campaign get ids of their own.
+    pseudonym, else made as users that nobody can sign in as. Votes of another campaign get ids of their own. Who was
+    retracted there is retracted here too, unless votes of theirs were counted here before.
 
     Raises:
         NotFoundError: there is no such campaign.
         ConflictError: it is closed, or its budget is too small.
-        InvalidSpecError: a sample is not among the campaign's, or a repeat's first showing is missing.
+        InvalidSpecError: a sample is not among the campaign's, a repeat's first showing is missing or another pair's,
+            or one comparison is there twice with different contents.
     """
+    votes = _distinct(votes)
     campaign = labeling_queries.lock_campaign(session, campaign_id)
     if campaign is None:
         raise NotFoundError("There is no such campaign; GET /campaigns lists them.")
@@ -118,7 +133,9 @@ def import_votes(
         )
     samples = _samples(session, campaign, new)
     raters = _raters(session, settings, campaign_id, new, now)
-    _require_firsts(session, campaign_id, ids, new)
+    counted = queries.raters_who_count(session, campaign_id, set(raters.values()))
+    retracted = {raters[vote.rater] for vote in new if vote.retracted} - counted
+    _require_firsts(session, campaign_id, {vote.comparison_id: vote for vote in votes}, new)
     stored = 0
     for vote in new:
         left, right = samples[vote.left_sample_id], samples[vote.right_sample_id]
@@ -134,16 +151,31 @@ def import_votes(
             queries.ensure_gold(session, campaign_id, pair_id, left if vote.gold == "left" else right, now=now)
         elif vote.repetition == 0:
             queries.count_showing(session, pair_id)
-        if vote.retracted:
-            queries.ensure_retraction(session, campaign_id, rater_id, now=now)
         session.add(_comparison(campaign_id, ids, vote, pair_id, rater_id, left, right))
         session.flush()
         session.add(_preference(campaign_id, ids[vote.comparison_id], rater_id, vote))
         stored += 1
     session.flush()
+    for rater_id in sorted(retracted, key=str):
+        if queries.ensure_retraction(session, campaign_id, rater_id, now=now):
+            audit.record(
+                session, who.user_id, "rater.retract", campaign_id, now, rater=str(rater_id), reason="by an import"
+            )
     queries.count_votes(session, campaign_id, stored)
     audit.record(session, who.user_id, "votes.import", campaign_id, now, imported=str(stored))
-    return ImportReport(imported=stored, known=len(votes) - stored, raters=len({vote.rater for vote in votes}))
+    n_raters = len({vote.rater for vote in votes})
+    return ImportReport(imported=stored, known=len(votes) - stored, raters=n_raters, retracted=len(retracted))
+
+
+def _distinct(votes: Sequence[ImportedVote]) -> list[ImportedVote]:
+    """Every comparison once. Raises InvalidSpecError where it is there twice with different contents."""
+    found: dict[UUID, ImportedVote] = {}
+    for number, vote in enumerate(votes, start=1):
+        if found.setdefault(vote.comparison_id, vote) != vote:
+            raise _refused(
+                f"Vote {number}: comparison {vote.comparison_id} is in the file before, with other contents; keep one."
+            )
+    return list(found.values())
 
 
 def _comparison(
@@ -219,24 +251,35 @@ def _raters(
     known = {rater_pseudonym(id, settings): id for id in queries.user_ids(session)}
     raters = {}
     for name in dict.fromkeys(vote.rater for vote in votes):
-        raters[name] = known.get(name) or accounts.ensure_user(session, f"imported {name}", Role.RATER, now).id
+        raters[name] = known.get(name) or accounts.imported_rater(session, name, now).id
     return raters
 
 
-def _require_firsts(session: Session, campaign_id: UUID, ids: dict[UUID, UUID], votes: Sequence[ImportedVote]) -> None:
+def _require_firsts(
+    session: Session, campaign_id: UUID, in_file: Mapping[UUID, ImportedVote], votes: Sequence[ImportedVote]
+) -> None:
     for vote in votes:
         if (vote.repeat_of is None) != (vote.repetition == 0):
             raise _refused(f"Comparison {vote.comparison_id}: repetition and repeat_of do not fit together.")
+        first = in_file.get(vote.repeat_of) if vote.repeat_of is not None else None
+        if first is not None and (first.rater != vote.rater or _pair(first) != _pair(vote)):
+            raise _refused(
+                f"Comparison {vote.comparison_id} repeats {first.comparison_id}, of another rater or another pair."
+            )
     elsewhere = {
         _translated(campaign_id, vote, vote.repeat_of)
         for vote in votes
-        if vote.repeat_of is not None and vote.repeat_of not in ids
+        if vote.repeat_of is not None and vote.repeat_of not in in_file
     }
     missing = elsewhere - queries.existing_comparisons(session, list(elsewhere))
     if missing:
         raise _refused(
             f"{len(missing):,} votes repeat comparisons that are neither in this file nor here; import the whole file."
         )
+
+
+def _pair(vote: ImportedVote) -> frozenset[UUID]:
+    return frozenset((vote.left_sample_id, vote.right_sample_id))
 
 
 def _raw_rows(data: bytes) -> Iterator[Any]:

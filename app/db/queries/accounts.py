@@ -15,6 +15,14 @@ def user_by_name(session: Session, name: str) -> User | None:
     return session.scalar(select(User).where(User.name == name))
 
 
+def may_ever_sign_in(session: Session, user: User) -> bool:
+    """Whether there is or was a way in for this user: a password, a token, a link, a session, an invitation."""
+    ways = (ApiToken, LoginToken, WebSession, Guest)
+    return user.password_hash is not None or any(
+        session.scalar(select(way.user_id).where(way.user_id == user.id).limit(1)) is not None for way in ways
+    )
+
+
 def live_token(session: Session, token_hash: str, now: datetime) -> tuple[ApiToken, User, bool] | None:
     """The token with this hash, its user and whether that is a guest; not if it has ended or the user is disabled."""
     row = session.execute(

@@ -1,6 +1,6 @@
 """SQL of imported votes: what is here already, and the counts that leases keep."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from app.db.models import (
     Comparison,
     GoldPair,
     Pair,
+    Preference,
     Retraction,
     Sample,
     User,
@@ -80,6 +81,23 @@ def ensure_gold(session: Session, campaign_id: UUID, pair_id: UUID, better: UUID
     insert_or_ignore(session, GoldPair, [row])
 
 
-def ensure_retraction(session: Session, campaign_id: UUID, rater_id: UUID, *, now: datetime) -> None:
-    row = {"campaign_id": campaign_id, "rater_id": rater_id, "reason": "retracted where it was exported"}
-    insert_or_ignore(session, Retraction, [row | {"retracted_at": now}])
+def ensure_retraction(session: Session, campaign_id: UUID, rater_id: UUID, *, now: datetime) -> bool:
+    """Retract a rater's votes; False, and nothing changed, where they are retracted already."""
+    if session.get(Retraction, (campaign_id, rater_id)) is not None:
+        return False
+    reason = "retracted where it was exported"
+    session.add(Retraction(campaign_id=campaign_id, rater_id=rater_id, reason=reason, retracted_at=now))
+    session.flush()
+    return True
+
+
+def raters_who_count(session: Session, campaign_id: UUID, rater_ids: Collection[UUID]) -> set[UUID]:
+    """Which of these have given votes in the campaign and are not retracted."""
+    retracted = select(Retraction.rater_id).where(Retraction.campaign_id == campaign_id)
+    found: set[UUID] = set()
+    for chunk in in_chunks(rater_ids):
+        voted = select(Preference.rater_id).where(
+            Preference.campaign_id == campaign_id, Preference.rater_id.in_(chunk), Preference.rater_id.not_in(retracted)
+        )
+        found.update(session.scalars(voted.distinct()))
+    return found

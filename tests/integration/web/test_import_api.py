@@ -114,13 +114,13 @@ def test_what_is_exported_and_deleted_comes_home_unchanged(
     assert sum(row["repeat_of"] is not None for row in rows) > 0
     assert sum(row["gold"] is not None for row in rows) > 0
     assert sum(row["retracted"] for row in rows) == 27
-    assert send(client, campaign, operator, data).json() == {"imported": 0, "known": 81, "raters": 3}
+    assert send(client, campaign, operator, data).json() == {"imported": 0, "known": 81, "raters": 3, "retracted": 0}
     with database.writer() as session:
         for table in (Preference, Comparison, GoldPair, Pair, Retraction):
             session.execute(delete(table))
         session.get_one(Campaign, UUID(campaign)).n_leased = 0
     answer = send(client, campaign, operator, data)
-    assert (answer.status_code, answer.json()) == (200, {"imported": 81, "known": 0, "raters": 3}), answer.text
+    assert (answer.status_code, answer.json()) == (200, {"imported": 81, "known": 0, "raters": 3, "retracted": 1})
     assert dict(leaves(stats(client, campaign, operator))) == pytest.approx(dict(leaves(before)))  # sums in new order
     new_pairs = {"pair_id": None}  # a pair is named anew; everything else is what it was
     again = lines(export(client, campaign, operator, "jsonl"))
@@ -142,7 +142,8 @@ def test_another_deployment_finds_samples_by_their_images_and_makes_raters_nobod
         base = session.scalars(select(Sample.checkpoint_id).limit(1)).one()
     there = new_campaign(client, operator, base)
     data = b"".join(json.dumps(row).encode() + b"\n" for row in rows)
-    for expected in ({"imported": 81, "known": 0, "raters": 3}, {"imported": 0, "known": 81, "raters": 3}):
+    for imported, known, retracted in ((81, 0, 1), (0, 81, 0)):
+        expected = {"imported": imported, "known": known, "raters": 3, "retracted": retracted}
         assert send(client, there, operator, data).json() == expected
     ours, theirs = (stats(client, id, operator) for id in (campaign, there))
     for key in ("votes", "choices", "self_consistency", "left_bias", "gold_votes", "retracted_votes"):
@@ -168,6 +169,76 @@ def test_repeats_of_showings_that_are_here_under_other_ids_are_repeats_of_those(
     answer = send(client, there, operator, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
     assert answer.status_code == 200, answer.text
     assert answer.json()["imported"] == len(rows) - len(firsts) > 0
+
+
+def test_an_import_ends_nobodys_part_whose_votes_count_here(client: TestClient, campaign: str, operator: Headers):
+    rows = lines(export(client, campaign, operator, "jsonl"))
+    gone, counts = (next(row["rater"] for row in rows if row["retracted"] is flag) for flag in (True, False))
+    row = next(row for row in rows if row["rater"] == counts and not row["repeat_of"] and not row["gold"])
+    new = row | {"comparison_id": str(uuid4()), "retracted": True, "rater": counts}
+    new |= {"left_sample_id": row["right_sample_id"], "left_sha256": row["right_sha256"]}
+    other = next(r for r in rows if r["rater"] == gone and r["left_sample_id"] != new["left_sample_id"])
+    new |= {"right_sample_id": other["left_sample_id"], "right_sha256": other["left_sha256"]}
+    before = stats(client, campaign, operator)["retracted_votes"]
+    answer = send(client, campaign, operator, json.dumps(new).encode())
+    assert (answer.status_code, answer.json()["retracted"]) == (200, 0), answer.text
+    assert stats(client, campaign, operator)["retracted_votes"] == before
+
+
+def test_a_person_who_has_an_imported_raters_name_gets_none_of_their_votes(
+    client: TestClient,
+    campaign: str,
+    operator: Headers,
+    database: Database,
+    base: UUID,
+    sign_in: Callable[..., Headers],
+):
+    row = next(row for row in lines(export(client, campaign, operator, "jsonl")) if not row["repeat_of"])
+    row |= {"campaign_id": str(UUID(int=7)), "rater": "zoe"}
+    sign_in(Role.RATER, "imported zoe")
+    there = new_campaign(client, operator, base)
+    assert send(client, there, operator, json.dumps(row).encode()).json()["imported"] == 1
+    with database.reader() as session:
+        (voter,) = session.scalars(
+            select(User.name).join(Preference, Preference.rater_id == User.id)
+            .where(Preference.campaign_id == UUID(there))
+        )  # fmt: skip
+    assert voter == "imported zoe (2)"
+    assert send(client, there, operator, json.dumps(row).encode()).json()["known"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"created_at": "0001-01-01T00:00:00Z"}, "created_at: Value error, the year must be 2000 to 2100"),
+        ({"leased_at": "0001-01-01T00:00:00+14:00"}, "the year must be"),
+        ({"updated_at": "9999-12-31T23:59:59-12:00"}, "the year must be"),
+    ],
+)
+def test_moments_that_no_clock_shows_are_refused(
+    client: TestClient, campaign: str, operator: Headers, change: dict[str, str], sentence: str
+):
+    row = next(row for row in lines(export(client, campaign, operator, "jsonl")) if not row["repeat_of"])
+    row |= {"comparison_id": str(uuid4())} | change
+    answer = send(client, campaign, operator, json.dumps(row).encode())
+    assert (answer.status_code, sentence in answer.text) == (422, True), answer.text
+    assert client.get(f"/api/v1/campaigns/{campaign}/stats", headers=operator).status_code == 200
+
+
+def test_one_comparison_with_two_contents_is_refused_and_twice_the_same_is_one(
+    client: TestClient, campaign: str, operator: Headers, base: UUID
+):
+    row = next(row for row in lines(export(client, campaign, operator, "jsonl")) if not row["repeat_of"])
+    there = new_campaign(client, operator, base)
+    other = row | {"rater": "somebody-else"}
+    answer = send(client, there, operator, b"\n".join(json.dumps(each).encode() for each in (row, other)))
+    assert (answer.status_code, "Vote 2" in answer.text) == (422, True), answer.text
+    answer = send(client, there, operator, b"\n".join(json.dumps(each).encode() for each in (row, row)))
+    assert answer.json()["imported"] == 1
+    repeat = row | {"comparison_id": str(uuid4()), "repeat_of": row["comparison_id"], "repetition": 1}
+    wrong = repeat | {"rater": "somebody-else"}
+    answer = send(client, there, operator, b"\n".join(json.dumps(each).encode() for each in (row, wrong)))
+    assert (answer.status_code, "of another rater" in answer.text) == (422, True), answer.text
 
 
 def test_a_vote_between_a_sample_and_itself_is_refused(client: TestClient, campaign: str, operator: Headers):
