@@ -105,7 +105,9 @@ def report_of(session: Session, blobs: BlobStore, checkpoint_id: UUID) -> OverOp
     line = [base, *queries.epochs_beside(session, checkpoint)]
     if checkpoint.id not in {row.id for row in line}:
         line.append(checkpoint)
-    values = _values(session, line, spec.reward, reward_labels(session))
+    labels = reward_labels(session)
+    values = _values(session, line, spec.reward, labels, judged=checkpoint.id)
+    along = _values(session, line, spec.reward, labels)  # the run's own few seeds, which every epoch was drawn on
     rows = {name: each.compare(base.id, checkpoint.id, checkpoint.name) for name, each in values.items()}
     known = {name: row for name, row in rows.items() if row is not None}
     optimised = next((name for name in known if values[name].optimised), None)
@@ -118,7 +120,9 @@ def report_of(session: Session, blobs: BlobStore, checkpoint_id: UUID) -> OverOp
         "max_kl_nats": spec.guard.max_kl_nats,
         "win_rate": wins[checkpoint.id],
     }
-    verdict, sentence, alarms = _judge(known, optimised, diversity, copies, shared)
+    reversed_terms = {term.key for term in spec.reward if term.weight < 0}
+    held_out = [row for name, row in known.items() if name != optimised and name not in reversed_terms]
+    verdict, sentence, alarms = _judge(known[optimised] if optimised else None, held_out, diversity, copies, shared)
     return OverOptimisationReport(
         checkpoint_id=checkpoint.id,
         base_id=base.id,
@@ -130,7 +134,7 @@ def report_of(session: Session, blobs: BlobStore, checkpoint_id: UUID) -> OverOp
         diversity=_pair_view(diversity),
         near_copies=_pair_view(copies),
         diversity_analysis_id=diverse.analysis_id,
-        epochs=[_epoch(row, base, values, diverse, wins[row.id]) for row in line[1:] if row.epoch is not None],
+        epochs=[_epoch(row, base, along, diverse, wins[row.id]) for row in line[1:] if row.epoch is not None],
         **{**shared, "win_rate": _estimate_view(shared["win_rate"])},
     )
 
@@ -169,9 +173,15 @@ class _Values:
 
 
 def _values(
-    session: Session, line: Sequence[Checkpoint], terms: Sequence[RewardTerm], labels: Mapping[str, str]
+    session: Session,
+    line: Sequence[Checkpoint],
+    terms: Sequence[RewardTerm],
+    labels: Mapping[str, str],
+    *,
+    judged: UUID | None = None,
 ) -> dict[str, _Values]:
-    """Every reward that the base and another of the line have in common, on the recipe that the most of it shares."""
+    """Every reward that the base and another of the line have in common: on the recipe that the base and the `judged`
+    checkpoint have the most samples of, else on the one that the most of the line shares."""
     base_id, ids = line[0].id, [row.id for row in line]
     recipes: dict[str, dict[tuple[int, float], dict[UUID, int]]] = defaultdict(lambda: defaultdict(dict))
     for name, id, steps, eta, n in queries.measured_recipes(session, ids):
@@ -179,25 +189,31 @@ def _values(
     optimised = {term.key for term in terms}
     found: dict[str, _Values] = {}
     for name, by_recipe in recipes.items():
-        shared = [(len(at), sum(at.values()), recipe) for recipe, at in by_recipe.items() if base_id in at]
-        if not shared or max(shared)[0] < 2:
+        shared = [
+            (0 if judged is None else min(at[base_id], at.get(judged, 0)), len(at), sum(at.values()), recipe)
+            for recipe, at in by_recipe.items()
+            if base_id in at and len(at) > 1
+        ]
+        if not shared:
             continue
-        steps, eta = max(shared)[2]
+        steps, eta = max(shared)[-1]
         rows = queries.rewards_by_seed(session, ids, name=name, steps=steps, eta=eta)
         label = labels.get(name, name.replace("_", " "))
         found[name] = _Values(name, label, optimised=name in optimised, by_checkpoint=rows)
-    return _with_sum(found, base_id, terms) if len(terms) > 1 else found
+    is_itself = len(terms) == 1 and terms[0].weight >= 0
+    return found if is_itself else _with_sum(found, base_id, terms)
 
 
 def _with_sum(found: dict[str, _Values], base_id: UUID, terms: Sequence[RewardTerm]) -> dict[str, _Values]:
-    """What a weighted run optimised is the sum, each reward standardised on the base; its parts are shown beside it."""
+    """What a weighted run optimised is the sum, each reward standardised on the base (the negative of a single one in
+    its own unit); its parts are shown beside it."""
     parts = [(found[term.key], term.weight) for term in terms if term.key in found]
     if len(parts) < len(terms):
         return found
     scales = []
     for part, _ in parts:
         base = list(part.by_checkpoint[base_id].values())
-        scales.append((fmean(base), pstdev(base) or math.inf))
+        scales.append((fmean(base), pstdev(base) or math.inf) if len(terms) > 1 else (0.0, abs(terms[0].weight)))
     summed: dict[UUID, dict[int, float]] = {}
     for id in parts[0][0].by_checkpoint:
         seeds = set.intersection(*(set(part.by_checkpoint[id]) for part, _ in parts))
@@ -208,13 +224,14 @@ def _with_sum(found: dict[str, _Values], base_id: UUID, terms: Sequence[RewardTe
             )
             for seed in seeds
         }
-    label = "Weighted sum of " + " + ".join(part.label for part, _ in parts)
+    label = "Weighted sum of " if len(parts) > 1 else "Negative of "
+    label += " + ".join(part.label for part, _ in parts)
     return {"weighted_sum": _Values("weighted_sum", label, optimised=True, by_checkpoint=summed), **found}
 
 
 def _judge(
-    known: Mapping[str, PairedRow],
-    optimised: str | None,
+    optimised: PairedRow | None,
+    held_out: Sequence[PairedRow],
     diversity: tuple[Estimate, Estimate] | None,
     copies: tuple[Estimate, Estimate] | None,
     shared: Mapping[str, Any],
@@ -224,11 +241,7 @@ def _judge(
             "The reward that was optimised is not known of at least two seeds at both the base and "
             "this checkpoint. Evaluate both."
         ), []  # fmt: skip
-    named = {optimised} if optimised == "weighted_sum" else set()
-    held_out = [row for name, row in known.items() if name != optimised and name not in named]
-    report = judge(
-        Evidence(optimised=known[optimised], held_out=held_out, diversity=diversity, copies=copies, **shared)
-    )
+    report = judge(Evidence(optimised=optimised, held_out=held_out, diversity=diversity, copies=copies, **shared))
     return report.verdict, report.sentence, report.alarms
 
 

@@ -238,6 +238,46 @@ def test_a_weighted_run_is_judged_by_its_sum(client: TestClient, world: Any, ope
     assert report["verdict"] == "no gain"
 
 
+def test_a_reward_with_a_negative_weight_is_gained_by_falling(
+    client: TestClient, world: Any, operator: Headers
+) -> None:
+    base = world.checkpoint()
+    spec = {"checkpoint_id": str(base), "reward": [{"name": "brightness", "weight": -2.0}]}
+    _, (darker, brighter) = world.finetune(base, [1, 2], spec=spec)
+    reward(world, base, "brightness", [0.5, 0.6, 0.7, 0.8])
+    reward(world, darker, "brightness", [0.3, 0.41, 0.5, 0.6])
+    reward(world, brighter, "brightness", [0.7, 0.81, 0.9, 1.0])
+    for id, verdict, gain in ((darker, "improved", 0.1975), (brighter, "no gain", -0.2025)):
+        report = client.get(f"/api/v1/checkpoints/{id}/over-optimisation", headers=operator).json()
+        assert report["verdict"] == verdict, report["sentence"]
+        assert report["alarms"] == []
+        optimised = report["rewards"][0]
+        assert optimised["label"].startswith("Negative of Brightness")
+        assert optimised["difference"]["mean"] == pytest.approx(gain)
+
+
+def test_the_verdict_rests_on_the_recipe_that_base_and_checkpoint_have_the_most_samples_of(
+    client: TestClient, world: Any, operator: Headers
+) -> None:
+    base = world.checkpoint()
+    spec = {"checkpoint_id": str(base), "reward": [{"name": "brightness"}]}
+    _, (first, last) = world.finetune(base, [1, 2], spec=spec)
+    few = {base: [0.5, 0.6], first: [0.4, 0.51], last: [0.3, 0.41]}  # the run's own seeds, at every epoch
+    for id, values in few.items():
+        reward(world, id, "brightness", values)
+    for id, shift in ((base, 0.0), (last, 0.2)):
+        samples = world.samples(id, range(40), steps=40)
+        world.add(
+            *(
+                SampleReward(sample_id=sample.id, name="brightness", value=0.01 * sample.seed + shift * (1 + 0.01 * n))
+                for n, sample in enumerate(samples)
+            )
+        )
+    report = client.get(f"/api/v1/checkpoints/{last}/over-optimisation", headers=operator).json()
+    assert (report["rewards"][0]["n"], report["verdict"]) == (40, "improved")
+    assert [epoch["rewards"]["brightness"] < 0 for epoch in report["epochs"]] == [True, True]  # what every epoch has
+
+
 def test_a_report_without_numbers_gives_no_verdict_and_a_base_has_none(
     client: TestClient, world: Any, operator: Headers
 ) -> None:
