@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.domain.enums import Choice
 from app.domain.estimates import Estimate, Vote
-from app.domain.ratings import effective_size, proportion, wilson_interval
+from app.domain.ratings import precision, proportion
 
 _RESAMPLES = 1000
 _BINS_AT_ONCE = 2_000_000
@@ -86,21 +86,19 @@ def left_share(votes: Iterable[Vote]) -> Estimate:
 def human_ceiling(votes: Iterable[Vote]) -> Estimate:
     """How often two votes on one pair that both prefer a side agree: between raters, and of one rater with themself.
 
-    No model can be expected to predict a vote better than another vote does. Over randomly drawn pairs; Wilson's
-    interval at the effective size of votes clustered by pair.
+    Over randomly drawn pairs; Wilson's interval at the effective size of votes clustered by pair. What it says of a
+    model is `estimates.predictable_share`.
     """
-    sides: dict[UUID, list[str]] = defaultdict(list)
+    sides: dict[UUID, list[int]] = defaultdict(lambda: [0, 0])
     for vote in votes:
         if vote.is_random and vote.verdict in ("a", "b"):
-            sides[vote.pair].append(vote.verdict)
-    agreed, pairs = [], []
-    for pair, verdicts in sides.items():
-        n, n_a = len(verdicts), verdicts.count("a")
-        same = n_a * (n_a - 1) // 2 + (n - n_a) * (n - n_a - 1) // 2
-        agreed += [1.0] * same + [0.0] * (n * (n - 1) // 2 - same)
-        pairs += [pair] * (n * (n - 1) // 2)
-    if not agreed:
+            sides[vote.pair][vote.verdict == "b"] += 1
+    table = np.array(list(sides.values()), dtype=np.float64).reshape(-1, 2)
+    table = table[table.sum(1) > 1]
+    if not len(table):
         return Estimate(None, None, 0)
-    share = sum(agreed) / len(agreed)
-    size = effective_size(agreed, pairs)
-    return Estimate(share, wilson_interval(share * size, size), len(agreed))
+    agreed = (table * (table - 1) / 2).sum(1)
+    twos = table.sum(1) * (table.sum(1) - 1) / 2
+    share = float(agreed.sum() / twos.sum())
+    known = precision(agreed, np.zeros(len(agreed)), twos)
+    return Estimate(share, known.interval(share), int(twos.sum()))

@@ -1,6 +1,7 @@
 """What the statistics speak of, apart from how it is computed: these need no numpy, which takes a sixth of a second to
 import."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -8,6 +9,9 @@ from uuid import UUID
 from app.domain.enums import Choice
 
 Z_95 = 1.959963984540054
+MIN_CLUSTERS = 5
+"""With fewer raters than this, how much they differ cannot be estimated, and votes count as independent."""
+
 Verdict = Literal["better", "worse", "cannot tell yet"]
 
 
@@ -74,3 +78,13 @@ class RaterHealth:
     @property
     def median_ms(self) -> float | None:
         return self.speed_ms.value
+
+
+def predictable_share(agreement: float) -> float:
+    """The most that any model can predict of single votes where two votes on one pair agree this often.
+
+    Where a share p of raters prefers one side, two votes agree with p^2 + (1 - p)^2 = a, and the best prediction is
+    right with max(p, 1 - p) = (1 + sqrt(2 a - 1)) / 2, which is concave in a: by Jensen's inequality its mean over
+    pairs is at most its value at the mean agreement.
+    """
+    return (1 + math.sqrt(max(0.0, 2 * agreement - 1))) / 2

@@ -46,9 +46,10 @@ def rater_health(votes: Sequence[Vote]) -> list[RaterHealth]:
 
 def rater_weights(votes: Sequence[Vote]) -> dict[UUID, float]:
     """What one vote of each rater counts in the loss; see `vote_weight`."""
-    slopes = agreement_slopes(votes)
-    return {rater: vote_weight(slope, gold_share(v for v in votes if v.rater == rater))
-            for rater, slope in slopes.items()}  # fmt: skip
+    by_rater: dict[UUID, list[Vote]] = defaultdict(list)
+    for vote in votes:
+        by_rater[vote.rater].append(vote)
+    return {rater: vote_weight(slope, gold_share(by_rater[rater])) for rater, slope in agreement_slopes(votes).items()}
 
 
 def agreement_slopes(votes: Sequence[Vote]) -> dict[UUID, Estimate]:

@@ -10,13 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.estimates import Z_95, Estimate, Verdict
+from app.domain.estimates import MIN_CLUSTERS, Z_95, Estimate, Verdict
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-
-MIN_CLUSTERS = 5
-"""With fewer raters than this, how much they differ cannot be estimated, and votes count as independent."""
 
 _NEWTON_STEPS = 50
 _PRIOR_WINS = 0.5
@@ -26,8 +23,9 @@ _PRIOR_WINS = 0.5
 class WinRate:
     """Votes for a against b. `win_rate` counts ties half; `verdict` says how a stands to b.
 
-    `more_votes` is how many more of the same kind would settle the verdict if the win rate stayed what it is;
-    0 when it is settled, None at a win rate of exactly one half.
+    With fewer than `MIN_CLUSTERS` raters, interval and verdict speak of these `n_raters` alone: how others would vote
+    cannot be told from so few. `more_votes` is how many more of the same kind would settle the verdict if the win rate
+    stayed what it is; 0 when it is settled, None at a win rate of exactly one half.
     """
 
     wins: int
@@ -38,6 +36,7 @@ class WinRate:
     interval: tuple[float, float] | None
     verdict: Verdict
     more_votes: int | None
+    n_raters: int
 
 
 def wilson_interval(successes: float, n: float, z: float = Z_95) -> tuple[float, float]:
@@ -59,49 +58,64 @@ def proportion(successes: int, n: int) -> Estimate:
     return Estimate(successes / n, wilson_interval(successes, n), n) if n else Estimate(None, None, 0)
 
 
-def effective_size(scores: Sequence[float], raters: Sequence[object]) -> float:
-    """How many independent win-or-lose votes carry as much information as these.
+@dataclass(frozen=True)
+class Precision:
+    """How well a mean vote is known: `size` independent win-or-lose votes, and the quantile that an interval takes."""
 
-    `scores` are 1 (won), 0.5 (tie) or 0 (lost). Ties vary less than coin flips, so they raise the size; votes of one
-    rater that lean the same way lower it by the design effect, the ratio of the rater-clustered variance of the mean
-    to the independent one (Liang & Zeger 1986, with the G / (G - 1) correction), never below 1. Without ties and with
-    fewer than `MIN_CLUSTERS` raters it is the number of votes.
+    size: float
+    z: float
+
+    def interval(self, share: float) -> tuple[float, float]:
+        return wilson_interval(share * self.size, self.size, self.z)
+
+
+def precision(wins: Floats, ties: Floats, n: Floats) -> Precision:
+    """Of the mean vote (1 won, 0.5 tie, 0 lost), where `wins[g]` and `ties[g]` of `n[g]` votes are of cluster g.
+
+    Ties vary less than coin flips, so they raise the size. Votes of one cluster that lean the same way lower it by the
+    design effect, the ratio of the clustered variance of the mean to the independent one (Liang & Zeger 1986, with the
+    G / (G - 1) correction), and the interval takes Student's t with G - 1 degrees of freedom, since that variance is
+    estimated from G clusters. Where this interval is narrower than that of independent votes, which only chance can
+    make it, and with fewer than `MIN_CLUSTERS` clusters, votes count as independent.
     """
-    n = len(scores)
-    values = np.asarray(scores, dtype=np.float64)
-    smoothed = (values.sum() + 1) / (n + 2)  # one win and one loss more keep the ratio defined where all votes agree
-    variance = (np.square(values).sum() + 1) / (n + 2) - smoothed**2
-    size = n * smoothed * (1 - smoothed) / variance
-    residuals = values - values.mean()
-    independent = float(np.square(residuals).sum())
-    _, cluster = np.unique([str(rater) for rater in raters], return_inverse=True)
-    clusters = int(cluster.max()) + 1
-    if clusters < MIN_CLUSTERS or independent == 0:
-        return float(size)
-    sums = np.bincount(cluster, weights=residuals)
-    clustered = float(np.square(sums).sum()) * clusters / (clusters - 1)
-    return float(size / max(1.0, clustered / independent))
+    total = float(n.sum())
+    points, squares = float((wins + ties / 2).sum()), float((wins + ties / 4).sum())
+    smoothed = (points + 1) / (total + 2)  # one win and one loss more keep the ratio defined where all votes agree
+    size = total * smoothed * (1 - smoothed) / ((squares + 1) / (total + 2) - smoothed**2)
+    mean, clusters = points / total, len(n)
+    independent = squares - total * mean**2
+    if clusters < MIN_CLUSTERS or independent <= 1e-12 * total:
+        return Precision(size, Z_95)
+    residuals = wins + ties / 2 - n * mean
+    effect = float(np.square(residuals).sum()) * clusters / (clusters - 1) / independent
+    t = t_95(clusters - 1)
+    return Precision(size / effect, t) if t**2 * effect > Z_95**2 else Precision(size, Z_95)
 
 
 def win_rate(scores: Sequence[float], raters: Sequence[object]) -> WinRate:
-    """The win rate of a over b from a's scores (1, 0.5, 0), with Wilson's interval at the effective size."""
+    """The win rate of a over b from a's scores (1, 0.5, 0), with Wilson's interval at the precision of its raters."""
     n = len(scores)
-    wins, losses = sum(score == 1 for score in scores), sum(score == 0 for score in scores)
     if n == 0:
-        return WinRate(0, 0, 0, 0, None, None, "cannot tell yet", None)
-    rate = sum(scores) / n
-    size = effective_size(scores, raters)
-    low, high = wilson_interval(rate * size, size)
+        return WinRate(0, 0, 0, 0, None, None, "cannot tell yet", None, 0)
+    values = np.asarray(scores, dtype=np.float64)
+    names, cluster = np.unique([str(rater) for rater in raters], return_inverse=True)
+    won, tied = (np.bincount(cluster, weights=values == value).astype(np.float64) for value in (1, 0.5))
+    known = precision(won, tied, np.bincount(cluster).astype(np.float64))
+    wins, ties = int(won.sum()), int(tied.sum())
+    rate = float(values.mean())
+    low, high = known.interval(rate)
     verdict: Verdict = "better" if low > 0.5 else "worse" if high < 0.5 else "cannot tell yet"
-    return WinRate(wins, losses, n - wins - losses, n, rate, (low, high), verdict, _more_votes(rate, size, n))
+    return WinRate(
+        wins, n - wins - ties, ties, n, rate, (low, high), verdict, _more_votes(rate, known, n), len(names)
+    )  # fmt: skip
 
 
-def _more_votes(rate: float, size: float, n: int) -> int | None:
+def _more_votes(rate: float, known: Precision, n: int) -> int | None:
     """Wilson's interval leaves 0.5 out exactly when |rate - 0.5| * sqrt(size) > z / 2."""
     if rate == 0.5:
         return None
-    needed = math.floor((Z_95 / 2 / (rate - 0.5)) ** 2) + 1
-    return max(0, math.ceil((needed - size) * n / size - 1e-9))
+    needed = math.floor((known.z / 2 / (rate - 0.5)) ** 2) + 1
+    return max(0, math.ceil((needed - known.size) * n / known.size - 1e-9))
 
 
 def bradley_terry(wins: Floats, met: NDArray[np.bool_] | None = None) -> Floats:
@@ -158,22 +172,29 @@ def rate_items(
     interval is +/- t * standard error with G - 1 degrees of freedom: percentiles of the resamples are too narrow for
     the dozen raters that are usual (90 % instead of 95 % with 15). None where the votes do not connect all items.
     """
-    left, right = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
-    score = np.asarray(scores, dtype=np.float64)
+    if not len(first):
+        return None
     names, cluster = np.unique([str(rater) for rater in raters], return_inverse=True)
+    votes = np.stack([np.asarray(first), np.asarray(second), np.asarray(scores, dtype=np.float64), cluster], axis=1)
     if len(names) < MIN_CLUSTERS:
-        cluster = np.arange(len(score))
-    n_clusters = int(cluster.max()) + 1 if len(score) else 0
-    tables = np.zeros((n_clusters, k, k))
-    np.add.at(tables, (cluster, left, right), score)
-    np.add.at(tables, (cluster, right, left), 1 - score)
+        votes[:, 3] = 0  # votes of one kind are alike: how often each kind is drawn again is all that matters
+    kinds, counts = np.unique(votes, axis=0, return_counts=True)
+    left, right, who = kinds[:, [0, 1, 3]].astype(np.int64).T
+    if len(names) < MIN_CLUSTERS:
+        n_clusters, who = len(votes), np.arange(len(kinds))
+        weights = _bootstrap_weights(counts / len(votes), n=len(votes), seed=seed) / counts
+    else:
+        n_clusters = len(names)
+        weights = _bootstrap_weights(np.full(n_clusters, 1 / n_clusters), n=n_clusters, seed=seed)
+    tables = np.zeros((weights.shape[1], k, k))
+    np.add.at(tables, (who, left, right), counts * kinds[:, 2])
+    np.add.at(tables, (who, right, left), counts * (1 - kinds[:, 2]))
     total = tables.sum(0)
     games = total + total.T
     if n_clusters < 2 or not connected(games):
         return None
     strengths = bradley_terry(total)
-    weights = _bootstrap_weights(n_clusters, seed=seed)
-    resampled = (weights @ tables.reshape(n_clusters, k * k)).reshape(-1, k, k)
+    resampled = (weights @ tables.reshape(len(tables), k * k)).reshape(-1, k, k)
     draws = bradley_terry(resampled, games > 0)
     half = t_95(n_clusters - 1) * draws.std(0) * math.sqrt(n_clusters / (n_clusters - 1))
     return [
@@ -194,7 +215,6 @@ def t_95(degrees: int) -> float:
     return z + first / v + second / v**2 + third / v**3
 
 
-def _bootstrap_weights(n: int, *, seed: int, resamples: int = 1000) -> Floats:
-    """How often each of `n` clusters was drawn in each resample. Shape (resamples, n)."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+def _bootstrap_weights(shares: Floats, *, n: int, seed: int, resamples: int = 1000) -> Floats:
+    """How often each thing was among `n` drawn again with these shares. (things) -> (resamples, things)."""
+    return np.random.default_rng(seed).multinomial(n, shares, size=resamples).astype(np.float64)

@@ -4,6 +4,7 @@ Every bound is enforced here, and a message names the field. `parse_spec` is the
 """
 
 import hashlib
+import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 from uuid import UUID
@@ -124,10 +125,16 @@ class RewardTerm(Spec):
         name = self.name if self.reward_model_id is None else f"{self.name}:{self.reward_model_id}"
         if not self.params:
             return name
-        settings = ",".join(f"{param}={self.params[param]}" for param in sorted(self.params))
+        settings = ",".join(f"{param}={_quoted(self.params[param])}" for param in sorted(self.params))
         if len(name) + len(settings) > 198:  # the column holds 200 characters
             settings = hashlib.sha256(settings.encode()).hexdigest()
         return f"{name}({settings})"
+
+
+def _quoted(value: str | float | bool) -> str:
+    """As it is read, unless that could be taken for the end of one setting and the start of another."""
+    text = str(value)
+    return json.dumps(text) if isinstance(value, str) and any(mark in text for mark in ',="') else text
 
 
 def _as_list(value: object) -> object:
@@ -165,6 +172,12 @@ class EvalSpec(Spec):
     seed: Seed = 650
     trajectory: int = Field(default=0, ge=0, le=50)
     """Steps of the denoising trajectory at which x_0_pred of the fixed seeds is scored too; 0 scores only samples."""
+
+    @model_validator(mode="after")
+    def _seeds_stay_in_range(self) -> Self:
+        if self.seed + self.n > 2**31:
+            raise ValueError("seed + n must stay below 2**31; choose a smaller seed or n")
+        return self
 
 
 class GuardSpec(Spec):
@@ -304,6 +317,14 @@ class EvaluateSpec(Spec):
     eta: float = Field(default=1.0, ge=0, le=1)
     """DDIM stochasticity: 0 is deterministic DDIM, 1 is DDPM."""
     shards: Shards = 1
+
+    @model_validator(mode="after")
+    def _names_what_there_can_be(self) -> Self:
+        if len(set(self.checkpoint_ids)) != len(self.checkpoint_ids):
+            raise ValueError("checkpoint_ids names a checkpoint twice")
+        if self.seed + self.n > 2**31:
+            raise ValueError("seed + n must stay below 2**31; choose a smaller seed or n")
+        return self
 
 
 class AnalyzeSpec(Spec):

@@ -28,6 +28,7 @@ class WinRateView:
     """Votes for checkpoint a against b, a being the one named later in the campaign. Ties count half in `win_rate`.
 
     `verdict` says how a stands to b by the 95 % `interval`; `more_votes` is how many more would settle it at this rate.
+    With fewer than five raters both speak of these `n_raters` alone, not of how others would vote.
     """
 
     a: UUID
@@ -40,6 +41,7 @@ class WinRateView:
     interval: tuple[float, float] | None
     verdict: Verdict
     more_votes: int | None
+    n_raters: int
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ class CampaignStats:
     """All of a campaign's statistics. Intervals are at 95 %.
 
     `agreement` is Krippendorff's alpha between raters over pairs, `human_ceiling` how often two votes on one pair
-    agree; these and `self_consistency` count randomly drawn pairs alone. `ratings` and `win_rates` count first showings
-    of randomly drawn pairs between different checkpoints and leave out skips and `both_bad`; `ratings` is null where
-    the votes do not connect the checkpoints. Votes on gold pairs measure raters only, and retracted ones nothing;
-    `verdict` is all of it in words.
+    agree (`verdict` says what that allows a reward model); these and `self_consistency` count randomly drawn pairs
+    alone. `ratings` and `win_rates` count first showings of randomly drawn pairs between different checkpoints and
+    leave out skips and `both_bad`; `ratings` is null where the votes do not connect the checkpoints. Votes on gold
+    pairs measure raters only, and retracted ones nothing; `verdict` is all of it in words.
     """
 
     campaign_id: UUID

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from app.domain.estimates import MIN_CLUSTERS, predictable_share
+
 if TYPE_CHECKING:
     from app.services.campaign_stats import CampaignStats, WinRateView
 
@@ -31,6 +33,12 @@ def _comparison(duel: "WinRateView", a: str, b: str) -> str:
     low, high = duel.interval
     share = f"{duel.win_rate:.0%} ({low:.0%} to {high:.0%}) of {duel.n:,} votes"
     if duel.verdict != "cannot tell yet":
+        if duel.n_raters < MIN_CLUSTERS:
+            whom = "the one rater" if duel.n_raters == 1 else f"the {duel.n_raters} raters"
+            return (
+                f"{a} is {duel.verdict} than {b} to {whom} who voted: it won {share}. What others would say cannot be "
+                f"told from fewer than {MIN_CLUSTERS}."
+            )
         return f"{a} is {duel.verdict} than {b}: it won {share}."
     more = ""
     if duel.more_votes is not None:
@@ -46,9 +54,10 @@ def _trust(stats: "CampaignStats") -> Iterable[str]:
     ceiling = stats.human_ceiling
     if ceiling.value is not None and ceiling.interval is not None:
         low, high = ceiling.interval
+        most, at_least, at_most = (predictable_share(value) for value in (ceiling.value, low, high))
         yield (
-            f"Two votes on one pair agree {ceiling.value:.0%} ({low:.0%} to {high:.0%}) of the time; no reward model "
-            "can predict single votes better than that."
+            f"Two votes on one pair agree {ceiling.value:.0%} ({low:.0%} to {high:.0%}) of the time; so no reward "
+            f"model can predict more than {most:.0%} ({at_least:.0%} to {at_most:.0%}) of single votes."
         )
 
 

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -126,11 +125,12 @@ def calibration(
 def repeat_agreement(images: Int[np.ndarray, "p 2"], left_share: Sequence[float]) -> float | None:
     """How often two votes on one pair agree, over all such twos that are not ties; None where no pair was repeated.
 
-    This is the human ceiling: no model can be expected to predict a vote better than another vote does.
+    This is the human ceiling; `app.domain.estimates.predictable_share` is what it allows a model.
     """
-    votes: dict[tuple[int, int], list[bool]] = defaultdict(list)
+    votes: dict[tuple[int, int], list[int]] = defaultdict(lambda: [0, 0])
     for (left, right), share in zip(images.tolist(), left_share, strict=True):
         if share != 0.5:
-            votes[min(left, right), max(left, right)].append((share > 0.5) == (left < right))
-    agreements = [first == second for of_pair in votes.values() for first, second in combinations(of_pair, 2)]
-    return sum(agreements) / len(agreements) if agreements else None
+            votes[min(left, right), max(left, right)][(share > 0.5) == (left < right)] += 1
+    agreed = sum(n * (n - 1) // 2 for sides in votes.values() for n in sides)
+    twos = sum(sum(sides) * (sum(sides) - 1) // 2 for sides in votes.values())
+    return agreed / twos if twos else None

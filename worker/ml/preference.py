@@ -199,6 +199,7 @@ class _Votes:
     differences: Float[np.ndarray, "p z"]
     left_share: Float[np.ndarray, " p"]
     weights: Float[np.ndarray, " p"]
+    random: Bool[np.ndarray, " p"]
     measured: Bool[np.ndarray, " p"]
     """Votes that preferred a side on a pair chosen at random."""
     widths: tuple[int, ...]
@@ -211,6 +212,7 @@ class _Votes:
             differences=components.values[images[:, 0]] - components.values[images[:, 1]],
             left_share=np.array([pair.left_share for pair in pairs]),
             weights=np.array([pair.weight for pair in pairs]),
+            random=np.array([pair.random for pair in pairs]),
             measured=np.array([pair.random and pair.left_share != 0.5 for pair in pairs]),
             widths=components.widths,
         )
@@ -259,10 +261,11 @@ def _report(
     seconds: float,
 ) -> RewardModelReport:
     measured = votes.measured & ~np.isnan(probability)
-    predicted = ~np.isnan(probability)
+    known = ~np.isnan(probability)
+    calibrated = known & votes.random if (known & votes.random).any() else known
     correct = heldout.correctness(probability[measured], votes.left_share[measured])
     has_any = bool(measured.any())
-    table, ece = heldout.calibration(probability[predicted], votes.left_share[predicted])
+    table, ece = heldout.calibration(probability[calibrated], votes.left_share[calibrated])
     return RewardModelReport(
         n_labels=len(votes.images),
         n_train=round(n_train),
@@ -271,7 +274,7 @@ def _report(
         accuracy_interval=heldout.clustered_interval(correct, votes.images[measured]) if has_any else None,
         ece=ece,
         calibration=table,
-        human_ceiling=heldout.repeat_agreement(votes.images, votes.left_share.tolist()),
+        human_ceiling=heldout.repeat_agreement(votes.images[votes.random], votes.left_share[votes.random].tolist()),
         learning_curve=curve,
         seconds=seconds,
     )

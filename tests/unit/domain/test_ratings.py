@@ -33,9 +33,18 @@ def test_ties_count_half_and_narrow_the_interval():
 
 
 def test_raters_who_each_say_one_thing_only_count_once_each():
-    scores = [1.0] * 60 + [0.0] * 60
-    raters = [index // 20 for index in range(120)]  # six raters, 20 votes each, all of a rater's the same
-    assert ratings.effective_size(scores, raters) == pytest.approx(120 / (20 * 6 / 5))
+    won = np.array([20.0, 20, 20, 0, 0, 0])  # six raters, 20 votes each, all of a rater's the same
+    known = ratings.precision(won, np.zeros(6), np.full(6, 20.0))
+    assert known.size == pytest.approx(120 / (20 * 6 / 5))
+    assert known.z == pytest.approx(t.ppf(0.975, 5), abs=0.01)
+
+
+def test_few_raters_say_nothing_of_others():
+    scores = [1.0] * 60 + [0.0] * 20
+    few = ratings.win_rate(scores, [index // 20 for index in range(80)])
+    more = ratings.win_rate(scores, [index // 16 for index in range(80)])
+    assert (few.n_raters, few.verdict) == (4, "better")  # of these four, whose votes are independent draws
+    assert (more.n_raters, more.verdict) == (5, "cannot tell yet")
 
 
 def test_no_votes_tell_nothing():
@@ -127,7 +136,17 @@ def _simulated_campaign(rng: np.random.Generator, *, share: float, spread: float
 
 @pytest.mark.parametrize(
     ("n_raters", "share", "spread"),
-    [(1, 0.6, 0.0), (12, 0.6, 0.0), (12, 0.85, 0.0), (6, 0.7, 0.02), (30, 0.6, 0.1), (30, 0.8, 0.05)],
+    [
+        (1, 0.6, 0.0),
+        (12, 0.6, 0.0),
+        (12, 0.85, 0.0),
+        (5, 0.6, 0.1),
+        (6, 0.6, 0.1),
+        (8, 0.6, 0.2),
+        (6, 0.7, 0.02),
+        (30, 0.6, 0.1),
+        (30, 0.8, 0.05),
+    ],
 )
 def test_win_rate_intervals_cover_the_truth_as_often_as_they_say(n_raters: int, share: float, spread: float):
     rng = np.random.default_rng(6)

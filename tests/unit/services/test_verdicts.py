@@ -4,9 +4,11 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import numpy as np
 import pytest
 
 from app.domain.enums import Choice
+from app.domain.estimates import predictable_share
 from app.domain.ratings import Estimate, win_rate
 from app.services.campaign_stats import CampaignStats, Forecast, RaterView, WinRateView, _forecast, _timeline
 from app.services.verdicts import in_words
@@ -17,8 +19,8 @@ NOTHING = Estimate(None, None, 0)
 START = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def stats(wins: int, losses: int, **fields: object) -> CampaignStats:
-    rate = win_rate([1.0] * wins + [0.0] * losses, [str(n % 3) for n in range(wins + losses)])
+def stats(wins: int, losses: int, n_raters: int = 6, **fields: object) -> CampaignStats:
+    rate = win_rate([1.0] * wins + [0.0] * losses, [str(n % n_raters) for n in range(wins + losses)])
     empty = CampaignStats(
         campaign_id=UUID(int=3), votes=wins + losses, gold_votes=0, retracted_votes=0,
         choices=dict.fromkeys(Choice, 0), agreement=NOTHING, human_ceiling=NOTHING, self_consistency=NOTHING,
@@ -33,6 +35,32 @@ def test_a_clear_result_is_said_with_its_interval():
     assert sentence == "epoch 6 is better than base: it won 84% (76% to 90%) of 100 votes."
     (sentence,) = in_words(stats(16, 84), NAMES)
     assert sentence.startswith("epoch 6 is worse than base: it won 16%")
+
+
+def test_a_clear_result_of_few_raters_is_said_of_them_alone():
+    (sentence,) = in_words(stats(84, 16, n_raters=3), NAMES)
+    assert sentence == (
+        "epoch 6 is better than base to the 3 raters who voted: it won 84% (76% to 90%) of 100 votes. What others "
+        "would say cannot be told from fewer than 5."
+    )
+    (sentence,) = in_words(stats(84, 16, n_raters=1), NAMES)
+    assert "to the one rater who voted" in sentence
+
+
+def test_what_a_model_could_predict_at_most_is_what_knowing_every_raters_odds_would():
+    """Raters who err on a fifth of the pairs agree with one another on 68 %, and are predicted right on 80 %."""
+    rng = np.random.default_rng(0)
+    said = rng.random((4000, 2)) < 0.8
+    agreed = float((said[:, 0] == said[:, 1]).mean())
+    assert predictable_share(agreed) == pytest.approx(0.8, abs=0.02)
+    odds = rng.uniform(0, 1, 4000)  # pairs that differ: the bound is no longer reached, and still is one
+    assert np.maximum(odds, 1 - odds).mean() < predictable_share(float((odds**2 + (1 - odds) ** 2).mean()))
+    assert predictable_share(0.4) == 0.5
+    ceiling = Estimate(0.68, (0.625, 0.745), 500)
+    assert in_words(stats(84, 16, human_ceiling=ceiling), NAMES)[-1] == (
+        "Two votes on one pair agree 68% (62% to 74%) of the time; so no reward model can predict more than 80% "
+        "(75% to 85%) of single votes."
+    )
 
 
 def test_an_open_result_says_how_many_votes_would_settle_it():

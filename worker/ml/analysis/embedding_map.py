@@ -15,6 +15,8 @@ Method = Literal["pca", "tsne"]
 
 _TSNE_INPUT_DIMENSIONS = 50  # as van der Maaten and Hinton (2008) reduce first: noise off, time down
 _PERPLEXITY = 30.0
+_ALIKE = 1e-10
+"""Total variance of unit embeddings below which they differ by rounding alone."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,13 @@ def map_embeddings(
     """Lay both sets out together, on unit-length embeddings, repeatably for a seed.
 
     Raises:
-        JobError: fewer than three samples, or the two sets do not pair up.
+        JobError: fewer than three samples, the two sets do not pair up, or all images embed alike.
     """
     if len(base) != len(finetuned) or len(base) < 3:
         raise JobError("A map needs at least three samples, each drawn from the same noise by both models.")
     together = _unit_rows(np.concatenate([base, finetuned]))
+    if _variance(together) < _ALIKE:  # t-SNE does not survive it
+        raise JobError("There is nothing to map: the encoder sees no difference between any of these images.")
     with threadpool_limits(limits=1):  # sums over several threads end in a different order each time
         if method == "pca":
             pca = PCA(n_components=2, svd_solver="full")
@@ -48,10 +52,15 @@ def map_embeddings(
     return EmbeddingMap(points[: len(base)], points[len(base) :], None)
 
 
-def spread_ratio(base: Float[np.ndarray, "n d"], finetuned: Float[np.ndarray, "n d"]) -> float:
-    """Total variance of the finetuned unit embeddings over the base's: below 1 the images have drawn together."""
-    before, after = (float(_unit_rows(embeddings).var(axis=0).sum()) for embeddings in (base, finetuned))
-    return after / before
+def spread_ratio(base: Float[np.ndarray, "n d"], finetuned: Float[np.ndarray, "n d"]) -> float | None:
+    """Total variance of the finetuned unit embeddings over the base's: below 1 the images have drawn together. None
+    where the base's are all alike."""
+    before, after = _variance(_unit_rows(base)), _variance(_unit_rows(finetuned))
+    return None if before < _ALIKE else after / before
+
+
+def _variance(rows: Float[np.ndarray, "n d"]) -> float:
+    return float(rows.var(axis=0).sum())
 
 
 def _tsne(embeddings: Float[np.ndarray, "n d"], seed: int) -> Float[np.ndarray, "n 2"]:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torchvision.io  # noqa: F401  # registers torch.ops.image
 
+from app.domain.errors import InvalidSpecError
 from worker.ml.rewards.base import Images, RewardInfo, RewardMap, RewardPlugin, Rewards, require_between
 from worker.ml.rewards.host import RewardHost
 from worker.ml.rewards.jpeg_blocks import block_kilobytes
@@ -29,6 +30,8 @@ class JpegSize:
     def __init__(self, *, sign: int, quality: float = 95) -> None:
         self._sign = sign
         self._quality = int(require_between("quality", quality, 1, 100))
+        if self._quality != quality:
+            raise InvalidSpecError(f"The reward parameter 'quality' must be a whole number, not {quality!r}.")
 
     def __call__(self, images: Images) -> Rewards:
         pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).permute(0, 3, 1, 2)

@@ -1,11 +1,12 @@
 """Which rewards there are, and how a spec's terms become one function."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from uuid import UUID
 
-from app.domain.errors import InvalidSpecError, UnavailableError
+from app.domain.errors import InvalidSpecError, JobError, TastemakerError, UnavailableError
 from app.domain.specs import RewardTerm
 from worker.ml.rewards import aesthetic, age, clip_similarity, jpeg, pixels
 from worker.ml.rewards.base import (
@@ -22,6 +23,9 @@ from worker.ml.rewards.combined import CombinedReward
 from worker.ml.rewards.host import RewardHost
 
 ENTRY_POINT_GROUP = "tastemaker.rewards"
+_ARGUMENTS = re.compile(r"unexpected keyword argument|required (positional|keyword-only) argument")
+"""What Python says of a call that does not fit; any other TypeError is a fault inside a plugin."""
+
 PREFERENCE = RewardInfo(
     name="preference",
     title="Learned preference",
@@ -44,33 +48,49 @@ def _plugins() -> dict[str, RewardPlugin]:
 
 
 def _load(entry_point: EntryPoint) -> RewardPlugin:
-    """A third party's plugin; one that cannot be imported stays in the list, with the reason."""
+    """A third party's plugin; one that cannot be imported, or is none, stays in the list, with the reason."""
     try:
-        plugin: RewardPlugin = entry_point.load()
+        plugin: object = entry_point.load()
     except Exception as error:
-        why_not = f"The plugin {entry_point.value} cannot be imported: {type(error).__name__}: {error}"
-        info = RewardInfo(
-            name=entry_point.name,
-            title=entry_point.name,
-            description="A plugin.",
-            unit="",
-            direction="",
-            range=(None, None),
-            needs="",
-            can_run=False,
-            why_not=why_not,
-        )
-
-        def refuse(_: RewardHost, **params: object) -> Reward:
-            raise UnavailableError(why_not)
-
-        return RewardPlugin(entry_point.name, lambda _: info, refuse)
+        return _unusable(entry_point.name, f"The plugin {entry_point.value} cannot be imported: {_told(error)}")
+    if not isinstance(plugin, RewardPlugin):
+        kind = type(plugin).__name__
+        return _unusable(entry_point.name, f"The plugin {entry_point.value} is no RewardPlugin but a {kind}")
     return plugin
+
+
+def _unusable(name: str, why_not: str) -> RewardPlugin:
+    def refuse(_: RewardHost, **params: object) -> Reward:
+        raise UnavailableError(why_not)
+
+    return RewardPlugin(name, lambda _: _cannot_run(name, why_not), refuse)
+
+
+def _cannot_run(name: str, why_not: str) -> RewardInfo:
+    return RewardInfo(
+        name=name, title=name, description="A plugin.", unit="", direction="", range=(None, None), needs="",
+        can_run=False, why_not=why_not,
+    )  # fmt: skip
+
+
+def _described(plugin: RewardPlugin, host: RewardHost) -> RewardInfo:
+    """What the plugin says of itself, or that it cannot: one plugin's fault hides no other reward."""
+    try:
+        info: object = plugin.describe(host)
+    except Exception as error:
+        return _cannot_run(plugin.name, f"The plugin {plugin.name!r} cannot describe itself: {_told(error)}")
+    if not isinstance(info, RewardInfo):
+        return _cannot_run(plugin.name, f"The plugin {plugin.name!r} describes itself by a {type(info).__name__}")
+    return info
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def catalogue(host: RewardHost) -> list[RewardInfo]:
     """Every reward that a spec may name and whether it can run on `host`, built-in ones first, `preference` last."""
-    return [*(plugin.describe(host) for plugin in _plugins().values()), PREFERENCE]
+    return [*(_described(plugin, host) for plugin in _plugins().values()), PREFERENCE]
 
 
 def build_reward(
@@ -119,5 +139,9 @@ def _build(term: RewardTerm, preference: Callable[[UUID, float], Reward], host: 
         raise InvalidSpecError(f"There is no reward {term.name!r}; known: {known}.")
     try:
         return plugin.build(host, **term.params)
-    except TypeError as error:
-        raise InvalidSpecError(f"The reward {term.name!r} does not take these parameters: {error}.") from error
+    except TastemakerError:
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and _ARGUMENTS.search(str(error)):
+            raise InvalidSpecError(f"The reward {term.name!r} does not take these parameters: {error}.") from error
+        raise JobError(f"The reward {term.name!r} could not be set up: {_told(error)}") from error

@@ -142,6 +142,15 @@ def test_the_spread_ratio_of_a_collapsed_set_is_zero_and_of_the_same_set_one() -
     assert spread_ratio(base, np.tile(base[:1], (30, 1))) == pytest.approx(0, abs=1e-12)
 
 
+@pytest.mark.parametrize("method", ["pca", "tsne"])
+def test_images_that_are_all_alike_leave_nothing_to_map(method: str) -> None:
+    alike = np.tile(embeddings(1), (6, 1))
+    with pytest.raises(JobError, match="nothing to map"):
+        map_embeddings(alike, alike * 1.5, method=method, seed=0)
+    assert spread_ratio(alike, embeddings(6)) is None
+    assert map_embeddings(alike, embeddings(6), method=method, seed=0).base.shape == (6, 2)
+
+
 def test_nearest_neighbours_are_those_of_brute_force() -> None:
     rows = embeddings(12)
     unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
