@@ -1,19 +1,22 @@
 """Handler of `evaluate`: rewards on the same fixed seeds for every checkpoint.
 
-A part of an evaluation draws and scores its seeds and claims nothing of the checkpoint; the whole finds them scored.
+A part of an evaluation draws and scores its seeds and hands its values over in a blob, so that nothing is seen of an
+evaluation before all of it is there; the whole gathers them.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy.orm import Session
 
 from app.db.models import Sample
 from app.db.queries import checkpoints as checkpoint_queries
+from app.db.queries import jobs as job_queries
 from app.db.queries import samples as queries
 from app.db.queries.samples import Recipe
+from app.domain.enums import JobStatus
 from app.domain.errors import JobCancelledError
 from app.domain.specs import EvaluateSpec
 from worker.jobs.context import JobContext, Record
@@ -33,7 +36,9 @@ def run(context: JobContext) -> Record:
     spec = EvaluateSpec.model_validate(context.job.spec)
     rewards = rewards_by_key(context, spec.rewards)
     seeds = range(spec.seed, spec.seed + spec.n)
+    by_parts = _values_of_parts(context, rewards) if spec.shards > 1 else {name: {} for name in rewards}
     measured: dict[str, dict[str, Any]] = {}
+    handed_over: dict[str, dict[str, float]] = {name: {} for name in rewards}
     for position, checkpoint_id in enumerate(spec.checkpoint_ids):
         start = position / len(spec.checkpoint_ids)
         middle = start + _DRAWING / len(spec.checkpoint_ids)
@@ -43,32 +48,42 @@ def run(context: JobContext) -> Record:
         with context.database.reader() as session:
             by_seed = queries.samples_by_seed(session, recipe, seeds)
         samples = [by_seed[seed] for seed in seeds]
-        known = _scored_by_parts(context, samples, rewards) if spec.shards > 1 else {}
         end = (position + 1) / len(spec.checkpoint_ids)
-        fresh = _measure(context, checkpoint.name, samples, rewards, known, fraction=(middle, end))
-        results: dict[str, tuple[float, float, int]] = {}
+        fresh = _measure(context, checkpoint.name, samples, rewards, by_parts, fraction=(middle, end))
+        values: dict[str, Values] = {}
         for name in rewards:
-            values = known.get(name, {}) | fresh[name]
-            results[name] = mean_and_error(np.array([values[sample.id] for sample in samples]))
-        with context.fence.transaction() as session:
-            for name, values in fresh.items():
-                queries.record_rewards(session, name, values)
-            if context.job.parent_id is None:
+            known = by_parts[name] | fresh[name]
+            values[name] = {sample.id: known[sample.id] for sample in samples}
+        results = {name: mean_and_error(np.array(list(values[name].values()))) for name in rewards}
+        if context.job.parent_id is None:
+            with context.fence.transaction() as session:
+                for name in rewards:
+                    queries.record_rewards(session, name, values[name])
                 checkpoint_queries.record_measurements(session, checkpoint_id, results)
+        else:
+            for name in rewards:
+                handed_over[name] |= {str(id): value for id, value in values[name].items()}
         measured[str(checkpoint_id)] = {
             name: dict(zip(("mean", "sem", "n"), result, strict=True)) for name, result in results.items()
         }
 
-    def record(session: Session) -> dict[str, Any]:
-        return {"rewards": measured}
+    result: dict[str, Any] = {"rewards": measured}
+    if context.job.parent_id is not None:
+        result["values_sha256"] = context.blobs.put_json(handed_over)
+    return lambda _: result
 
-    return record
 
-
-def _scored_by_parts(context: JobContext, samples: Sequence[Sample], names: Iterable[str]) -> dict[str, Values]:
-    ids = [sample.id for sample in samples]
+def _values_of_parts(context: JobContext, names: Iterable[str]) -> dict[str, Values]:
+    """What the parts that succeeded have handed over."""
     with context.database.reader() as session:
-        return {name: queries.rewards_of(session, ids, name) for name in names}
+        parts = job_queries.parts_of(session, context.job.id)
+    found: dict[str, Values] = {name: {} for name in names}
+    for part in parts:
+        digest = part.result.get("values_sha256")
+        if part.status is JobStatus.SUCCEEDED and digest is not None:
+            for name, values in json.loads(context.blobs.get(digest)).items():
+                found[name] |= {UUID(id): value for id, value in values.items()}
+    return found
 
 
 def _measure(

@@ -26,6 +26,7 @@ class BlobRole(StrEnum):
     LABELS = "label snapshot"
     REWARD_HEAD = "reward model"
     ANALYSIS = "analysis"
+    VALUES = "values of a part"
     UPLOAD = "uploaded image"
 
 
@@ -45,6 +46,7 @@ _COLUMNS: dict[BlobRole, tuple[InstrumentedAttribute[UUID], _Digest]] = {
     BlobRole.LABELS: (LabelSnapshot.id, LabelSnapshot.sha256),
     BlobRole.REWARD_HEAD: (RewardModel.id, RewardModel.blob_sha256),
     BlobRole.ANALYSIS: (Job.id, Job.result["analysis_sha256"].as_string()),
+    BlobRole.VALUES: (Job.id, Job.result["values_sha256"].as_string()),
     BlobRole.UPLOAD: (Upload.id, Upload.sha256),
 }
 

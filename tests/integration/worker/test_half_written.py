@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import select
 
 from app.config import Settings
-from app.db.models import Checkpoint, Job, Measurement
+from app.db.models import Checkpoint, Job, Measurement, Sample, SampleReward
 from app.db.queries import jobs as queries
 from app.domain.enums import JobKind, JobStatus
 from tests.integration.worker.conftest import add_base
@@ -157,3 +158,56 @@ def test_an_evaluation_that_ends_within_a_checkpoint_shows_nothing_of_it(
     page = client.get(f"/jobs/{job.id}", headers=headers | {"accept": "text/html"})
     assert page.status_code == 200
     assert "See the analysis" not in page.text
+
+
+def test_an_evaluation_in_parts_shows_nothing_before_all_of_it_is_there(
+    runtime: Runtime, pair: list[Checkpoint]
+) -> None:
+    spec = {
+        "checkpoint_ids": [str(row.id) for row in pair], "rewards": [{"name": "brightness"}], "steps": 1, "eta": 1.0,
+    }  # fmt: skip
+    with runtime.database.writer() as session:
+        whole = Job(
+            kind=JobKind.EVALUATE, name="whole", spec=spec | {"n": 20, "seed": 3, "shards": 2},
+            created_at=datetime.now(UTC),
+        )  # fmt: skip
+        session.add(whole)
+        session.flush()
+        parts = [
+            Job(
+                kind=JobKind.EVALUATE, name="part", spec=spec | {"n": 10, "seed": seed}, parent_id=whole.id,
+                created_at=datetime.now(UTC),
+            )
+            for seed in (3, 13)
+        ]  # fmt: skip
+        session.add_all(parts)
+
+    def run_one(job: Job) -> dict[str, Any]:
+        with runtime.database.writer() as session:
+            claim = queries.claim(session, job.id, worker="test", now=datetime.now(UTC))
+        assert claim is not None
+        run_attempt(runtime, claim)
+        with runtime.database.reader() as session:
+            found = session.get_one(Job, job.id)
+        assert found.status is JobStatus.SUCCEEDED, found.error
+        return dict(found.result)
+
+    def shown() -> tuple[int, int]:
+        with runtime.database.reader() as session:
+            return tuple(  # type: ignore[return-value]
+                len(session.scalars(select(table)).all()) for table in (SampleReward, Measurement)
+            )
+
+    for part in parts:
+        handed_over = run_one(part)
+        assert runtime.blobs.exists(handed_over["values_sha256"])
+        assert shown() == (0, 0)
+    result = run_one(whole)
+    assert shown() == (2 * 20, 2)
+    assert "values_sha256" not in result
+    with runtime.database.reader() as session:
+        for row in pair:
+            values = session.scalars(
+                select(SampleReward.value).join(Sample).where(Sample.checkpoint_id == row.id)
+            ).all()
+            assert result["rewards"][str(row.id)]["brightness"]["mean"] == pytest.approx(sum(values) / 20)

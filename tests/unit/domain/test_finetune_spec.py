@@ -12,6 +12,8 @@ from app.domain.specs import FinetuneSpec, parse_spec
 
 RUN = {"checkpoint_id": str(UUID(int=0)), "reward": {"name": "brightness"}}
 
+EVALUATION = {"checkpoint_ids": [str(UUID(int=0))], "rewards": [{"name": "brightness"}]}
+
 TABLE_A2: dict[str, dict[str, Any]] = {
     "compressibility": {"epochs": 72, "initial": 9e-8, "peak": 9e-8, "cosine": False, "warmup": 0.0, "clip": 4.5},
     "incompressibility": {"epochs": 72, "initial": 9e-8, "peak": 9e-8, "cosine": False, "warmup": 0.0, "clip": 4.5},
@@ -68,3 +70,25 @@ def test_there_is_a_preset_for_every_run_of_the_thesis_and_each_is_a_valid_spec(
     for name, values in FINETUNE_PRESETS.items():
         reward = {} if "reward" in values else {"reward": {"name": "brightness"}}
         assert FinetuneSpec.model_validate({"checkpoint_id": UUID(int=0), "preset": name, **reward}).preset == name
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        (
+            JobKind.EVALUATE,
+            {"checkpoint_ids": [str(UUID(int=0))], "rewards": [{"name": "brightness"}], "seed": 2**31 - 9},
+        ),
+        (JobKind.FINETUNE, RUN | {"eval": {"seed": 2**31 - 9, "n": 16}}),
+    ],
+)
+def test_seeds_that_no_row_can_hold_are_refused_before_anything_is_drawn(kind: JobKind, spec: dict[str, Any]) -> None:
+    with pytest.raises(InvalidSpecError) as refused:
+        parse_spec(kind, spec)
+    assert "stay below" in refused.value.errors[0]["message"]
+
+
+def test_an_evaluation_names_each_checkpoint_once() -> None:
+    with pytest.raises(InvalidSpecError) as refused:
+        parse_spec(JobKind.EVALUATE, EVALUATION | {"checkpoint_ids": [str(UUID(int=0))] * 2})
+    assert "twice" in refused.value.errors[0]["message"]

@@ -1,6 +1,7 @@
 """Rewards against independent computations, and the checks around them."""
 
 import io
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from app.domain.errors import InvalidSpecError, JobError
+from app.domain.errors import InvalidSpecError, JobError, UnavailableError
 from app.domain.specs import RewardTerm
-from worker.ml.rewards import CheckedReward, CombinedReward, Reward, build_reward, catalogue
+from worker.ml.rewards import CheckedReward, CombinedReward, Reward, build_reward, catalogue, registry
+from worker.ml.rewards.base import RewardInfo, RewardPlugin
 from worker.ml.rewards.host import RewardHost
 from worker.ml.rewards.pixels import brightness, colourfulness, sharpness
 
@@ -125,3 +127,64 @@ def test_a_learned_reward_is_built_with_its_caution() -> None:
     for params, sentence in (({"k": -1}, "from 0 to 100"), ({"caution": 1}, "parameter k alone, not caution")):
         with pytest.raises(InvalidSpecError, match=sentence):
             build_reward([RewardTerm(name="preference", reward_model_id=model, params=params)], preference=load)
+
+
+def _describe_badly(_: RewardHost) -> RewardInfo:
+    raise RuntimeError("no description today")
+
+
+def _build_badly(_: RewardHost, *, size: int = 0) -> Reward:
+    if size:
+        return len(size)  # type: ignore[arg-type,return-value]  # a TypeError of the plugin's own
+    raise RuntimeError("boom")
+
+
+@pytest.fixture
+def third_parties(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entry points as packages of others declare them: one that fails at every turn, one that is something else."""
+    here = __name__
+    points = [
+        EntryPoint("faulty", f"{here}:FAULTY", registry.ENTRY_POINT_GROUP),
+        EntryPoint("stranger", f"{here}:STRANGER", registry.ENTRY_POINT_GROUP),
+        EntryPoint("absent", f"{here}:ABSENT", registry.ENTRY_POINT_GROUP),
+    ]
+    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    registry._plugins.cache_clear()
+
+
+FAULTY = RewardPlugin("faulty", _describe_badly, _build_badly)
+STRANGER = "not a plugin"
+
+
+def test_a_third_partys_faults_hide_no_other_reward_and_are_told_by_name(third_parties: None) -> None:
+    try:
+        found = {info.name: info for info in catalogue(RewardHost())}
+        assert found["jpeg_compressibility"].can_run
+        for name, sentence in (
+            ("faulty", "cannot describe itself: RuntimeError: no description today"),
+            ("stranger", "is no RewardPlugin but a str"),
+            ("absent", "cannot be imported: AttributeError"),
+        ):
+            assert not found[name].can_run
+            assert sentence in (found[name].why_not or "")
+        for params, sentence in (({}, "'faulty' could not be set up: RuntimeError: boom"), ({"size": 3}, "TypeError")):
+            with pytest.raises(JobError, match=sentence):
+                built("faulty", **params)
+        with pytest.raises(InvalidSpecError, match="does not take these parameters"):
+            built("faulty", volume=11)
+        with pytest.raises(UnavailableError, match="no RewardPlugin"):
+            built("stranger")
+    finally:
+        registry._plugins.cache_clear()
+
+
+def test_settings_of_a_reward_are_told_apart_by_their_stored_name() -> None:
+    one, other = (RewardTerm(name="mine", params=params) for params in ({"x": "1,y=2"}, {"x": "1", "y": "2"}))
+    assert one.key != other.key
+    assert RewardTerm(name="clip_similarity", params={"prompt": "a cat"}).key == "clip_similarity(prompt=a cat)"
+
+
+def test_a_quality_between_two_is_refused() -> None:
+    with pytest.raises(InvalidSpecError, match="whole number"):
+        built("jpeg_compressibility", quality=95.9)
+    assert built("jpeg_compressibility", quality=95.0)(NOISE).tolist() == built("jpeg_compressibility")(NOISE).tolist()
