@@ -23,8 +23,10 @@ _SCAN_LIMIT = 5000
 class Candidate:
     """A pair that may be shown, and how it was chosen.
 
-    `probability` is the chance of this pair in one draw, before pairs that are used up are drawn again. For the
-    uncertainty strategy it is the chance of being among the candidates of a draw, of which the most telling is shown.
+    `probability` is the chance of this pair in one draw, before pairs that are used up are drawn again. Under the
+    uncertainty strategy it is the chance that the draw is of this kind (random or not) and has the pair: as its random
+    pair, or among the candidates of which the most telling is shown. Where only random pairs count, the kind's share
+    is the same for all of them.
     """
 
     samples: tuple[UUID, UUID]
@@ -65,15 +67,17 @@ class PairSource:
         self._rng.shuffle(left)
         return [Candidate(pair, strategy, is_random=True, probability=1 / len(left)) for pair in left]
 
-    def _draw_uniform(self, n: int) -> list[Candidate]:
+    def _draw_uniform(self, n: int, *, share: float = 1.0) -> list[Candidate]:
+        """Random pairs; `share` of the draws are such."""
         sizes = [checkpoint.n_samples for checkpoint in self._checkpoints]
         total = sum(sizes)
         if total < 2:
             return []
         drawn = [tuple(map(self._place, pairing.draw_distinct(total, self._rng))) for _ in range(n)]
         found = queries.samples_at(self._session, [place for pair in drawn for place in pair])
+        probability = share / pairing.pair_count(total)
         return [
-            Candidate((found[a], found[b]), Strategy.UNIFORM, is_random=True, probability=1 / pairing.pair_count(total))
+            Candidate((found[a], found[b]), Strategy.UNIFORM, is_random=True, probability=probability)
             for a, b in drawn
             if a in found and b in found
         ]
@@ -116,7 +120,7 @@ class PairSource:
 
     def _draw_one_uncertain(self) -> list[Candidate]:
         if self._rng.random() < pairing.RANDOM_SHARE:
-            return self._draw_uniform(1)
+            return self._draw_uniform(1, share=pairing.RANDOM_SHARE)
         return self._most_telling()
 
     def _most_telling(self) -> list[Candidate]:
@@ -133,5 +137,5 @@ class PairSource:
             return []
         first, second = (uncertainty.decode([pair[side][1] for pair in pool]) for side in (0, 1))
         best = pool[int(uncertainty.information(first, second).argmax())]
-        probability = min(1.0, len(pool) / pairing.pair_count(n))
+        probability = (1 - pairing.RANDOM_SHARE) * min(1.0, len(pool) / pairing.pair_count(n))
         return [Candidate((best[0][0], best[1][0]), Strategy.UNCERTAINTY, is_random=False, probability=probability)]
