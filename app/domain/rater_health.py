@@ -13,7 +13,7 @@ from app.domain.agreement import left_share, self_consistency
 from app.domain.consensus import Ballots
 from app.domain.enums import Choice
 from app.domain.estimates import Z_95, Estimate, RaterHealth, Vote
-from app.domain.ratings import proportion
+from app.domain.ratings import proportion, wilson_interval
 
 LEAST_WEIGHT = 0.05
 """No rater is silenced by statistics alone; that is what retracting is for."""
@@ -23,6 +23,9 @@ _WEIGHT_PRIOR_SD = 0.5
 
 _GOLD_PRIOR = (9.0, 1.0)
 """Gold answers that a rater is credited with, right and wrong, where a weight is made of them."""
+
+_LEAN_Z = 3.1
+"""Of the interval that must leave one half out: of thirty raters without a lean none is named in 94 % of campaigns."""
 
 _HURRIED = 0.4
 """A median time below this share of the other raters' is called hurried."""
@@ -155,8 +158,10 @@ def _concerns(
 ) -> Iterable[str]:
     if slope.interval is not None and slope.interval[1] < 0.6:
         yield "votes against the others" if slope.interval[1] < 0 else "hardly follows what the others prefer"
-    if left.interval is not None and not left.interval[0] <= 0.5 <= left.interval[1] and abs(left.value - 0.5) > 0.1:  # type: ignore[operator]
-        yield f"leans to the {'left' if left.interval[0] > 0.5 else 'right'}"
+    if left.value is not None and abs(left.value - 0.5) > 0.1:
+        low, high = wilson_interval(left.value * left.n, left.n, _LEAN_Z)
+        if not low <= 0.5 <= high:
+            yield f"leans to the {'left' if left.value > 0.5 else 'right'}"
     if same.interval is not None and same.interval[1] < 0.7:
         yield "contradicts themself on repeated pairs"
     if gold.interval is not None and gold.interval[1] < 0.8:

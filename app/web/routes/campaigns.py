@@ -14,6 +14,7 @@ from app.db.queries import gallery as gallery_queries
 from app.db.queries import pages as queries
 from app.domain.enums import Strategy
 from app.domain.errors import ConflictError, InvalidSpecError
+from app.domain.estimates import MIN_CLUSTERS
 from app.services import campaigns, checkpoints, examples, invitations
 from app.services.accounts import Principal
 from app.services.campaign_stats import campaign_stats
@@ -127,6 +128,7 @@ def _render_campaign(
         {
             "campaign": campaign,
             "stats": campaign_stats(session, campaign_id),
+            "few_raters": MIN_CLUSTERS,
             "names": {id: row.name for id, row in known.items()},
             "members": campaigns.list_raters(session, campaign_id),
             "models": queries.reward_models(session, campaign_id=campaign_id),
