@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -144,6 +145,10 @@ def _log_progress_to(log: Callable[[str], None]) -> type[tqdm]:
 
     class LoggedProgress(tqdm):
         _tenths = 0
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            options["disable"] = False  # without a terminal the hub's client would show none
+            super().__init__(*args, **options)  # type: ignore[no-untyped-call]
 
         def display(self, msg: str | None = None, pos: int | None = None) -> None:
             tenths = int(10 * self.n / self.total) if self.total else 0
